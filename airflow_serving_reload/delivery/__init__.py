@@ -1,0 +1,15 @@
+"""The engine: brings a model from a store to a server. It knows nothing of Airflow.
+
+In the order in which a model passes:
+
+1. `stores`     where training puts models; one file per transport
+2. `donefile`   versions of the donefile, and the decision: missing, unchanged, unsettled or changed
+3. `archive`    safe unpacking, and packing, of what streams past
+4. `release`    stage, publish, prune and roll back complete models on the serving host
+5. `timestamp`  the file that makes the server hot reload
+6. `servers`    ask a model server for the reload and prove that it happened; one file per kind of server
+7. `pipeline`   the verb that joins the stages; none of them knows another
+
+Beside the way: `errors` (what can go wrong), `streams` (bytes on their way) and `filesystem` (what Linux offers
+and Python does not).
+"""

@@ -1,0 +1,48 @@
+"""What can go wrong in a delivery, as one tree.
+
+::
+
+    DeliveryError
+    ├── NotThereYet           the donefile or the model is not in the store: wait for it
+    ├── StoreUnreachable      the store does not answer or broke off: try again
+    ├── Refused               somebody or something says no, and would say no again: mend it first
+    ├── Corrupt               the bytes are not those that were promised
+    ├── PublicationFailed     the release could not be made the live one; the old one still is
+    └── ReloadRefused         the server does not serve the release; the old one is live again
+
+A message says what was being done to what, what was found, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class DeliveryError(Exception):
+    """Root of everything that a delivery raises on purpose."""
+
+
+class NotThereYet(DeliveryError):
+    """The donefile or the model is absent; for training in progress that is the normal state."""
+
+
+class StoreUnreachable(DeliveryError):
+    """The store did not answer, answered that it cannot at the moment, or broke off; a retry may succeed."""
+
+
+class Refused(DeliveryError):
+    """A request, a setting or an archive was turned down; a retry without a change would be as well."""
+
+
+class Corrupt(DeliveryError):
+    """The bytes differ from what the store or the donefile promised, or the archive is damaged."""
+
+
+class PublicationFailed(DeliveryError):
+    """The host did not let the release become the live one; the release that was live still is."""
+
+
+class ReloadRefused(DeliveryError):
+    """The server failed to load the release or never said that it serves it."""
+
+
+PERMANENT: tuple[type[DeliveryError], ...] = (Refused, Corrupt)
+"""Faults that a retry cannot mend: the caller fails at once."""

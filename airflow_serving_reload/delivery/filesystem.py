@@ -1,0 +1,151 @@
+"""What Linux file systems offer and Python does not: exchange, sync, files replaced whole, locks that die."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def can_exchange() -> bool:
+    """Whether this system knows how to exchange two names in one step (Linux with glibc 2.28 or newer)."""
+    return hasattr(_libc, "renameat2")
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Exchange what two names stand for, in one step.
+
+    :raises OSError: the file system cannot, or a name does not exist; nothing has changed.
+    """
+    if not can_exchange():
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(first))
+    result = _libc.renameat2(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE)
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(first), None, str(second))
+
+
+def sync_filesystem(path: Path) -> None:
+    """Wait until everything written to the file system of `path` would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if hasattr(_libc, "syncfs"):
+            if _libc.syncfs(descriptor) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(path))
+        else:
+            os.sync()
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, content: str, *, mtime_ns: int | None = None) -> None:
+    """Make or replace a small text file so that a reader sees the old or the new one, whole.
+
+    :param mtime_ns: modification time that it appears with, in nanoseconds since the epoch; None for now.
+    """
+    with _temporary_beside(path) as temporary:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            if mtime_ns is not None:
+                os.utime(file.fileno(), ns=(mtime_ns, mtime_ns))
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def replace_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Make or replace a JSON file so that a reader sees the old or the new one, whole."""
+    replace_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `replace_json` wrote."""
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
+
+
+def replace_symlink(path: Path, target: str) -> None:
+    """Make or replace a symbolic link in one step."""
+    with _temporary_beside(path) as temporary:
+        temporary.symlink_to(target)
+        temporary.replace(path)
+
+
+def replace_with_copy(source: Path, path: Path) -> None:
+    """Put a link to, or where that cannot be a copy of, a file in the place of another in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary_beside(path) as temporary:
+        try:
+            os.link(source, temporary, follow_symlinks=False)
+        except OSError:
+            shutil.copy2(source, temporary, follow_symlinks=False)
+        temporary.replace(path)
+
+
+@contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file, a link or a folder with everything in it; nothing to do if it is absent."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(path: Path, *, waiting: Callable[[], None], timeout: float = 3600.0) -> Iterator[None]:
+    """Hold a lock that excludes other processes, and that the kernel takes back when the holder ends.
+
+    :param path: the lock's file, made if absent; it stays.
+    :param waiting: called once if somebody else holds it.
+    :param timeout: seconds after which to give up.
+    :raises TimeoutError: somebody else held it all the time.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        deadline = time.monotonic() + timeout
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    waiting()
+                    told = True
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{path} was held by another process for {timeout:g} s")
+            time.sleep(0.05)
+        yield

@@ -1,0 +1,376 @@
+"""The verb: deliver a model, from its donefile in the store to the proof that the server serves it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from airflow_serving_reload.delivery import archive, timestamp, transfer
+from airflow_serving_reload.delivery.donefile import DonefileVersion
+from airflow_serving_reload.delivery.errors import (
+    Corrupt,
+    NotThereYet,
+    Refused,
+    ReloadRefused,
+    StoreUnreachable,
+)
+from airflow_serving_reload.delivery.release import PublishMode, Record, Releases
+from airflow_serving_reload.delivery.servers.base import Expected, ModelServer
+from airflow_serving_reload.delivery.stores.base import Store, child
+
+log = logging.getLogger(__name__)
+
+FETCHES_AT_MOST = 5
+"""How often a model is fetched anew because its donefile changed meanwhile, before giving up."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Where training puts a model.
+
+    :param store: the store.
+    :param path: folder in it.
+    :param model: name of the archive, or of the folder, with the model.
+    :param donefile: name of the donefile.
+    """
+
+    store: Store
+    path: str
+    model: str
+    donefile: str
+
+    def describe(self) -> str:
+        """Name the model for people."""
+        return self.store.describe(child(self.path, self.model))
+
+    def look(self) -> DonefileVersion | None:
+        """Look at the donefile once; None if it is absent."""
+        return self.store.donefile(child(self.path, self.donefile))
+
+    def settled(self) -> DonefileVersion:
+        """Look at the donefile until a further upload could be told from this one.
+
+        :raises NotThereYet: there is none.
+        """
+        pause = 0.1
+        while True:
+            version = self.look()
+            if version is None:
+                where = self.store.describe(child(self.path, self.donefile))
+                raise NotThereYet(f"looking at {where}: there is no donefile; training has not finished a model yet")
+            if version.settled:
+                return version
+            time.sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+
+@dataclass(frozen=True)
+class Local:
+    """Where a server reads a model on this host.
+
+    :param path: folder that the names below are relative to.
+    :param model: name of the model.
+    :param timestamp_file: name of the timestamp file in the model.
+    :param publish_mode: how a release becomes the live one.
+    :param keep_releases: how many releases stay.
+    """
+
+    path: Path
+    model: str
+    timestamp_file: str = "fluid_time_file"
+    publish_mode: PublishMode = "auto"
+    keep_releases: int = 3
+
+    def releases(self) -> Releases:
+        """Give the releases of the model."""
+        return Releases(self.path, self.model, self.timestamp_file)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a delivery, or a roll-back, came to.
+
+    :param changed: whether another release is live now.
+    :param record: the live release.
+    :param previous: name of the release that was live before.
+    :param seconds: how long each stage took.
+    """
+
+    changed: bool
+    record: Record
+    previous: str | None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the outcome as a dict of plain values."""
+        return {
+            "changed": self.changed,
+            "release": self.record.release,
+            "previous_release": self.previous,
+            "donefile": self.record.donefile,
+            "sha256": self.record.sha256,
+            "bytes": self.record.total_bytes,
+            "files": self.record.files,
+            "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
+            "confirmed": self.record.confirmed is not None,
+        }
+
+
+@dataclass
+class Stopwatch:
+    """The seconds that each stage took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what happens in the `with` block."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+
+def deliver(
+    remote: Remote,
+    local: Local,
+    *,
+    unpacked_filename: str | None = None,
+    temporary: Path,
+    server: ModelServer | None = None,
+    force: bool = False,
+    limits: archive.Limits = archive.DEFAULT_LIMITS,
+    run: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Make the model of the store's donefile the live one, unless it is.
+
+    :param unpacked_filename: folder inside the archive that is the model; None if the model is a folder in the store.
+    :param temporary: folder for unfinished releases, on the file system of `local.path`.
+    :param server: asked to confirm; None to trust the rename.
+    :param force: fetch and publish even what is live or was given up.
+    :param limits: bounds on what an archive may unpack to.
+    :param run: who delivers, for the record.
+    :raises DeliveryError: something went wrong; what was live is live.
+    """
+    watch = Stopwatch()
+    releases = local.releases()
+    with releases.delivering():
+        with watch.stage("look"):
+            version = remote.settled()
+            live, known = releases.live(), None if force else _known(releases, version)
+        if live and known and _needs_nothing(live, known, server):
+            return Outcome(False, live, live.release, watch.seconds)
+        if known is None:
+            with releases.staging(temporary) as staging:
+                with watch.stage("fetch"):
+                    version, moved, model = _fetch(remote, version, staging, unpacked_filename, limits)
+                with watch.stage("stage"):
+                    known = releases.admit(
+                        model,
+                        version=version.content.get("version"),
+                        donefile=version.to_dict(),
+                        source=remote.describe(),
+                        sha256=moved.sha256,
+                        total_bytes=moved.total_bytes,
+                        files=moved.files,
+                        run=dict(run or {}),
+                    )
+        return make_live(releases, known, local, server, watch)
+
+
+def _known(releases: Releases, version: DonefileVersion) -> Record | None:
+    """Find the complete release that this donefile version has led to before; None if it is new here."""
+    for record in releases.history():
+        if record.donefile is not None and DonefileVersion.from_dict(record.donefile) == version:
+            return record
+    return None
+
+
+def _needs_nothing(live: Record, known: Record, server: ModelServer | None) -> bool:
+    if known.withdrawn:
+        log.warning("%s was given up (%s) and is not delivered again; force it if it should be", known, known.withdrawn)
+        return True
+    return known.release == live.release and (server is None or live.confirmed is not None)
+
+
+def _fetch(
+    remote: Remote, version: DonefileVersion, staging: Path, unpacked_filename: str | None, limits: archive.Limits
+) -> tuple[DonefileVersion, transfer.Moved, Path]:
+    """Fetch and unpack the model in one pass, until the donefile is the same after it as before."""
+    for attempt in range(FETCHES_AT_MOST):
+        folder = staging / str(attempt)
+        folder.mkdir()
+        try:
+            moved, model = fetch_unpacked(
+                remote.store,
+                remote.path,
+                remote.model,
+                folder,
+                unpacked_filename=unpacked_filename,
+                limits=limits,
+            )
+            check(moved, version, remote.describe())
+        except (Corrupt, NotThereYet, StoreUnreachable):
+            if remote.look() == version:
+                raise
+        else:
+            if remote.look() == version:
+                return version, moved, model
+        log.info("the donefile changed while its model was fetched; fetching the newer one")
+        version = remote.settled()
+    raise StoreUnreachable(
+        f"fetching {remote.describe()}: its donefile changed each of "
+        f"{FETCHES_AT_MOST} times before the model was here; upload less often"
+    )
+
+
+def fetch_unpacked(
+    store: Store, path: str, name: str, folder: Path, *, unpacked_filename: str | None, limits: archive.Limits
+) -> tuple[transfer.Moved, Path]:
+    """Fetch a model, unpacking it while it comes.
+
+    :param folder: existing empty folder.
+    :return: what came, with the number of unpacked files and their bytes where it was an archive; and the model.
+    """
+    source = child(path, name)
+    if unpacked_filename is None:
+        return transfer.receive_folder(store, source, folder), folder
+    moved, contents = transfer.receive(
+        store, source, lambda packed: archive.unpack(packed, folder, name=store.describe(source), limits=limits)
+    )
+    log.info("unpacked %d files, %d bytes, out of %d", contents.files, contents.total_bytes, moved.total_bytes)
+    return replace(moved, files=contents.files), archive.find_folder(folder, unpacked_filename, name)
+
+
+def check(moved: transfer.Moved, version: DonefileVersion, what: str) -> None:
+    """Compare what came with what the donefile promised.
+
+    :raises Corrupt: it is something else.
+    """
+    for name, promised, found in (
+        ("length", version.model_size, moved.total_bytes),
+        ("sha256", version.model_sha256, moved.sha256),
+    ):
+        if promised is not None and promised != found:
+            raise Corrupt(
+                f"verifying {what}: its {name} is {found}, but the donefile says {promised}; "
+                "upload the model again, and only then its donefile"
+            )
+
+
+def make_live(
+    releases: Releases, record: Record, local: Local, server: ModelServer | None, watch: Stopwatch | None = None
+) -> Outcome:
+    """Make a complete release the live one, ask for the reload, and prove it; else roll back.
+
+    The release appears with its timestamp file moved forward, so that publishing and touching are one rename.
+
+    :raises ReloadRefused: the server does not serve it; the release that was live before is live again.
+    """
+    watch = watch or Stopwatch()
+    with releases.publishing():
+        before = releases.live()
+        with watch.stage("publish"):
+            mtime_ns = _stamp(releases, record, timestamp.next_after)
+            record = releases.publish(record, local.publish_mode)
+        try:
+            with watch.stage("confirm"):
+                _prove(server, releases, record, mtime_ns)
+        except ReloadRefused as refusal:
+            releases.remember(record, refused=str(refusal))
+            with watch.stage("roll back"):
+                raise ReloadRefused(f"{refusal}; {_return_to(before, releases, record, local, server)}") from refusal
+        finally:
+            releases.prune(local.keep_releases)
+        record = releases.remember(record, confirmed=_now() if server else None, refused=None, withdrawn=None)
+    return Outcome(True, record, before.release if before else None, watch.seconds)
+
+
+def publish_only(releases: Releases, record: Record, local: Local) -> Outcome:
+    """Make a complete release the live one without asking for a reload: the timestamp file keeps its time."""
+    with releases.publishing():
+        before = releases.live()
+        _stamp(releases, record, lambda old_ns: old_ns or timestamp.next_after(None))
+        record = releases.publish(record, local.publish_mode)
+        releases.prune(local.keep_releases)
+    return Outcome(True, record, before.release if before else None)
+
+
+def roll_back(local: Local, to: str | None, server: ModelServer | None, why: str) -> Outcome:
+    """Make an earlier release the live one again, and prove that the server serves it.
+
+    The release that was live is given up: its donefile version is not delivered again unless forced.
+
+    :param to: name of the release; None for the one that was live before.
+    :param why: remembered with the release that is given up.
+    :raises Refused: there is no such release.
+    :raises ReloadRefused: the server does not serve it; it stays the live one.
+    """
+    releases = local.releases()
+    with releases.publishing():
+        given_up = releases.live()
+        record = releases.find(to) if to else releases.previous()
+        if record is None:
+            raise Refused(f"rolling back {releases.model}: no earlier release is left on this host; deliver one")
+        mtime_ns = _stamp(releases, record, timestamp.next_after)
+        record = releases.publish(releases.remember(record, withdrawn=None), local.publish_mode)
+        changed = given_up is None or given_up.release != record.release
+        if given_up and changed:
+            releases.remember(given_up, withdrawn=why)
+        _prove(server, releases, record, mtime_ns)
+        record = releases.remember(record, confirmed=_now() if server else record.confirmed, refused=None)
+    return Outcome(changed, record, given_up.release if given_up else None)
+
+
+def _stamp(releases: Releases, record: Record, choose: Callable[[int | None], int]) -> int:
+    """Give a release, before it is live, the timestamp file that it is to appear with."""
+    mtime_ns = choose(timestamp.read(releases.timestamp_file))
+    timestamp.write(releases.timestamp_file_of(record), mtime_ns)
+    return mtime_ns
+
+
+def _prove(server: ModelServer | None, releases: Releases, record: Record, mtime_ns: int) -> None:
+    """Ask for the reload and wait for the proof; once more with a new touch, since no server tries twice itself."""
+    if server is None:
+        return
+    try:
+        evidence = _ask(server, record, mtime_ns)
+    except ReloadRefused as refusal:
+        log.warning("%s; touching %s once more", refusal, releases.timestamp_file)
+        evidence = _ask(server, record, timestamp.touch(releases.timestamp_file))
+    log.info("confirmed %s: %s", record.release, evidence)
+
+
+def _ask(server: ModelServer, record: Record, mtime_ns: int) -> str:
+    mark = server.mark()
+    server.ask()
+    return server.confirm(Expected(record.release, mtime_ns), mark)
+
+
+def _return_to(
+    before: Record | None, releases: Releases, refused: Record, local: Local, server: ModelServer | None
+) -> str:
+    """Make the release that worked live again, and say how that went."""
+    if before is None or before.release == refused.release:
+        before = releases.previous()
+    if before is None:
+        return "there is no earlier release to roll back to"
+    mtime_ns = _stamp(releases, before, timestamp.next_after)
+    before = releases.publish(before, local.publish_mode)
+    try:
+        _prove(server, releases, before, mtime_ns)
+    except ReloadRefused as again:
+        return f"rolled back to {before.release}, which is not confirmed either: {again}"
+    releases.remember(before, confirmed=_now())
+    return f"rolled back to {before.release}, which the server serves"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,395 @@
+"""Releases: complete models on the serving host, made live by one rename, kept to roll back to.
+
+Under the folder of a model named `model`::
+
+    model                       symbolic link to .model.releases/<release>; what the server reads
+    .model.releases/
+        <release>/              one complete model, never changed once it is published
+        <release>.json          its record: where it came from, when it was published and confirmed
+        .publish.lock           held while the live release changes
+        .deliver.lock           held while a new release is fetched
+
+Where a symbolic link cannot serve, because `model` is a mount point or the file system cannot exchange a folder
+for a link, `model` stays a folder: files are renamed into it one by one, the timestamp file last, and
+`.in_place.json` says which release it holds, or which one it is being changed to.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from airflow_serving_reload.delivery import filesystem
+from airflow_serving_reload.delivery.errors import PublicationFailed, Refused
+
+log = logging.getLogger(__name__)
+
+PublishMode = Literal["auto", "symlink", "in_place"]
+"""How a release becomes the live one; `auto` takes the symbolic link wherever one can serve."""
+
+FEWEST_KEPT = 2
+"""Releases that always stay: the live one and the one to roll back to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is remembered about a release, beside it.
+
+    :param release: its name.
+    :param origin: `delivered`, or `adopted` for the model that was there before the first delivery.
+    :param created: when it was complete on this host, as ISO 8601 in UTC.
+    :param donefile: the donefile version that announced it, as `DonefileVersion.to_dict` gives it.
+    :param source: where it was fetched from.
+    :param sha256: digest of what was fetched.
+    :param total_bytes: bytes of its files.
+    :param files: number of its files.
+    :param run: what delivered it, for example Dag and run.
+    :param published: when it last became the live one.
+    :param confirmed: when the server was last proved to serve it.
+    :param refused: why the server did not serve it.
+    :param withdrawn: why somebody rolled back from it; its donefile is not delivered again unless forced.
+    """
+
+    release: str
+    origin: str
+    created: str
+    donefile: Mapping[str, Any] | None = None
+    source: str | None = None
+    sha256: str | None = None
+    total_bytes: int | None = None
+    files: int | None = None
+    run: Mapping[str, Any] = field(default_factory=dict)
+    published: str | None = None
+    confirmed: str | None = None
+    refused: str | None = None
+    withdrawn: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the record as a dict of plain values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` gave; keys that are not known are ignored."""
+        return cls(**{name: value for name, value in values.items() if name in cls.__slots__})
+
+
+class Releases:
+    """All releases of one model on this host.
+
+    :param local_path: folder that the model's name is relative to.
+    :param local_model_name: the name by which the server reads the model; a plain name or relative path.
+    :param timestamp_name: file in the model that publishing in place puts there last.
+    :raises Refused: the name could leave the folder.
+    """
+
+    def __init__(self, local_path: Path, local_model_name: str, timestamp_name: str) -> None:
+        self.model = local_path / _relative("local_model_name", local_model_name)
+        self._timestamp_name = _relative("local_timestamp_file", timestamp_name)
+        self._folder = self.model.parent / f".{self.model.name}.releases"
+        self._state = self._folder / ".in_place.json"
+
+    @property
+    def timestamp_file(self) -> Path:
+        """The timestamp file of the live release."""
+        return self.model / self._timestamp_name
+
+    def timestamp_file_of(self, record: Record) -> Path:
+        """Give the timestamp file of a release."""
+        return self.path(record) / self._timestamp_name
+
+    @contextmanager
+    def delivering(self) -> Iterator[None]:
+        """Exclude other deliveries of this model; rolling back is not excluded."""
+        with self._exclusively(".deliver.lock", "another delivery"):
+            yield
+
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Exclude everything else that changes what is live, and mend what a killed process left."""
+        with self._exclusively(".publish.lock", "another publication"):
+            self._recover()
+            yield
+
+    @contextmanager
+    def _exclusively(self, name: str, other: str) -> Iterator[None]:
+        with ExitStack() as stack:
+            with self._publication(f"preparing {self._folder}"):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(
+                    filesystem.lock(
+                        self._folder / name, waiting=lambda: log.info("waiting for %s of %s", other, self.model)
+                    )
+                )
+            yield
+
+    @contextmanager
+    def staging(self, temporary: Path) -> Iterator[Path]:
+        """Give an empty folder to make a release in, which is gone afterwards unless it was admitted.
+
+        What earlier deliveries left there is removed; hold `delivering` meanwhile.
+
+        :param temporary: folder on the same file system; made if absent.
+        :raises Refused: it is on another file system, from where nothing can be renamed.
+        """
+        prefix = f"{self.model.name}.staging-"
+        with self._publication(f"preparing {temporary}"):
+            temporary.mkdir(parents=True, exist_ok=True)
+            if temporary.stat().st_dev != self._folder.stat().st_dev:
+                raise Refused(
+                    f"staging a release in {temporary}: it is on another file system than {self._folder}; "
+                    "choose a local_tmp_path on the same one"
+                )
+            for leftover in temporary.glob(f"{prefix}*"):
+                log.info("removing %s, which a delivery that was killed left", leftover)
+                filesystem.remove_tree(leftover)
+            folder = temporary / f"{prefix}{secrets.token_hex(4)}"
+            folder.mkdir()
+        try:
+            yield folder
+        finally:
+            filesystem.remove_tree(folder)
+
+    def admit(self, staged: Path, *, version: object = None, **facts: Any) -> Record:
+        """Take a complete model in as a release; it is not live yet.
+
+        :param staged: its folder, on the same file system; it is moved.
+        :param version: what training calls it; becomes part of the release's name.
+        :param facts: fields of its `Record`.
+        :raises PublicationFailed: the host did not let it.
+        """
+        record = Record(release=_new_name(version), origin="delivered", created=_now(), **facts)
+        with self._publication(f"taking {staged} in as a release of {self.model}"):
+            # Only this host asks for a reload; a timestamp file out of an archive would be somebody else's.
+            filesystem.remove_tree(staged / self._timestamp_name)
+            self.remember(record)
+            staged.rename(self.path(record))
+            filesystem.sync_filesystem(self._folder)
+        return record
+
+    def path(self, record: Record) -> Path:
+        """Give the folder of a release."""
+        return self._folder / record.release
+
+    def remember(self, record: Record, **changes: Any) -> Record:
+        """Write the record of a release, with some fields changed."""
+        changed = replace(record, **changes)
+        filesystem.replace_json(self._folder / f"{record.release}.json", changed.to_dict())
+        return changed
+
+    def history(self) -> list[Record]:
+        """Give the records of all complete releases, the one published last first."""
+        records = [
+            Record.from_dict(filesystem.read_json(file))
+            for file in self._folder.glob("[!.]*.json")
+            if file.with_suffix("").is_dir()
+        ]
+        return sorted(records, key=lambda record: (record.published or "", record.created), reverse=True)
+
+    def live(self) -> Record | None:
+        """Give the record of the live release; None if nothing was ever published here.
+
+        :raises Refused: the model is a link that somebody else made.
+        """
+        if not self.model.is_symlink():
+            name = self._in_place().get("live")
+        else:
+            target = self.model.readlink()
+            name = target.name
+            if target.parent != Path(self._folder.name):
+                raise Refused(
+                    f"looking at {self.model}: it is a link to {target}, which is none of its releases; "
+                    "replace it by the folder that it leads to, or remove it"
+                )
+        return next((record for record in self.history() if record.release == name), None)
+
+    def find(self, name: str) -> Record:
+        """Give the record of the release with this name.
+
+        :raises Refused: there is none.
+        """
+        records = self.history()
+        for record in records:
+            if record.release == name:
+                return record
+        known = ", ".join(record.release for record in records) or "none"
+        raise Refused(f"looking for the release {name!r} of {self.model}: there is none; there are: {known}")
+
+    def previous(self) -> Record | None:
+        """Give the release to roll back to: the last one published before the live one that nobody gave up."""
+        live = self.live()
+        for record in self.history():
+            given_up = record.refused or record.withdrawn
+            if record.published and not given_up and (live is None or record.release != live.release):
+                return record
+        return None
+
+    def publish(self, record: Record, mode: PublishMode = "auto") -> Record:
+        """Make a release the live one; a reader sees the old or the new model, whole. Hold `publishing`.
+
+        A folder found in the model's place becomes a release itself, so that it can be rolled back to.
+
+        :return: the changed record.
+        :raises PublicationFailed: the host did not let it; what was live still is.
+        """
+        with self._publication(f"publishing {record.release} as {self.model}"):
+            if self._links(mode):
+                filesystem.replace_symlink(self.model, f"{self._folder.name}/{record.release}")
+                filesystem.sync_folder(self.model.parent)
+            else:
+                self._publish_in_place(record)
+            return self.remember(record, published=_now())
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the last `keep` releases, never the live one nor the one to roll back to."""
+        live, previous = self.live(), self.previous()
+        needed = {record.release for record in (live, previous) if record}
+        others = [record for record in self.history() if record.release not in needed]
+        for record in others[max(keep, FEWEST_KEPT) - len(needed) :]:
+            log.info("removing the old release %s", record.release)
+            doomed = self._folder / f".removing-{record.release}"
+            try:
+                self.path(record).rename(doomed)
+                filesystem.remove_tree(doomed)
+                (self._folder / f"{record.release}.json").unlink()
+            except OSError as error:
+                log.warning("the old release %s could not be removed: %s", record.release, error)
+
+    def _links(self, mode: PublishMode) -> bool:
+        """Whether the live release is to be a link, after bringing the model's place into that state."""
+        if mode == "in_place":
+            if self.model.is_symlink():
+                raise Refused(f"publishing in place into {self.model}: it is a link; use publish_mode auto or symlink")
+            return False
+        if self.model.is_symlink() or not self.model.exists():
+            self.live()  # refuses a link that is not ours
+            return True
+        if mode == "auto" and (self._state.exists() or self.model.is_mount()):
+            return False
+        try:
+            self._adopt()
+        except OSError as error:
+            if mode == "symlink":
+                raise
+            log.info("publishing in place, since %s cannot be exchanged for a link (%s)", self.model, error.strerror)
+            return False
+        return True
+
+    def _adopt(self) -> None:
+        """Turn the folder in the model's place into a release, and the place into a link to it, in one step."""
+        record = Record(release=_new_name("adopted"), origin="adopted", created=_now(), published=_now())
+        link = self.path(record)
+        link.symlink_to(f"{self._folder.name}/{record.release}")
+        self.remember(record)
+        try:
+            filesystem.exchange(self.model, link)
+        except OSError:
+            (self._folder / f"{record.release}.json").unlink()
+            link.unlink()
+            raise
+        log.info("took the model found at %s in as the release %s", self.model, record.release)
+
+    def _in_place(self) -> dict[str, Any]:
+        return filesystem.read_json(self._state) if self._state.exists() else {}
+
+    def _publish_in_place(self, record: Record) -> None:
+        live = self._in_place().get("live") or self._copy_as_release()
+        filesystem.replace_json(self._state, {"live": live, "publishing": record.release})
+        try:
+            self._copy_into_place(self.path(record))
+        except OSError:
+            self._recover()
+            raise
+        filesystem.replace_json(self._state, {"live": record.release})
+
+    def _copy_as_release(self) -> str | None:
+        """Keep what is in the model's place as a release; None if nothing is."""
+        if not self.model.exists():
+            self.model.mkdir(parents=True)
+        if not any(self.model.iterdir()):
+            return None
+        record = Record(release=_new_name("adopted"), origin="adopted", created=_now(), published=_now())
+        copy = self._folder / f".removing-{record.release}"
+        copy.mkdir()
+        for relative in _files(self.model):
+            filesystem.replace_with_copy(self.model / relative, copy / relative)
+        self.remember(record)
+        copy.rename(self.path(record))
+        return record.release
+
+    def _copy_into_place(self, release: Path) -> None:
+        """Rename the release's files into the model's folder one by one, the timestamp file last."""
+        wanted = sorted(_files(release), key=lambda relative: relative == self._timestamp_name)
+        for relative in wanted[:-1]:
+            filesystem.replace_with_copy(release / relative, self.model / relative)
+        for relative in set(_files(self.model)) - set(wanted):
+            (self.model / relative).unlink()
+        for relative in wanted[-1:]:
+            filesystem.replace_with_copy(release / relative, self.model / relative)
+        filesystem.sync_filesystem(self.model)
+
+    def _recover(self) -> None:
+        """Mend what a process that was killed left: nothing that is live, or could be rolled back to, is touched."""
+        with self._publication(f"mending what a killed delivery left in {self._folder}"):
+            for leftover in self._folder.iterdir():
+                unfinished = leftover.name.startswith(".removing-") or leftover.name.endswith(".tmp")
+                if unfinished or leftover.is_symlink():
+                    filesystem.remove_tree(leftover)
+            for leftover in self.model.parent.glob(f".{self.model.name}.*.tmp"):
+                filesystem.remove_tree(leftover)
+            for file in self._folder.glob("[!.]*.json"):
+                if not file.with_suffix("").is_dir():
+                    file.unlink()
+            state = self._in_place()
+            if "publishing" in state:
+                if state.get("live"):
+                    log.warning("restoring %s in %s after an unfinished publication", state["live"], self.model)
+                    self._copy_into_place(self._folder / state["live"])
+                filesystem.replace_json(self._state, {"live": state.get("live")})
+            live = self.live()
+            if live and not live.published:
+                self.remember(live, published=_now())
+
+    @contextmanager
+    def _publication(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, TimeoutError) as error:
+            raise PublicationFailed(
+                f"{doing}: {error.strerror or error}; what was live still is; "
+                "check space, permissions and the file system"
+            ) from error
+
+
+def _relative(option: str, value: str) -> Path:
+    path = Path(value)
+    if path.is_absolute() or not path.parts or ".." in path.parts or "\0" in value:
+        raise Refused(f"using {option} {value!r}: it must be a name, or a relative path without '..'")
+    return path
+
+
+def _files(folder: Path) -> list[Path]:
+    """Give the paths, relative to the folder, of all files and links in it."""
+    return sorted(
+        Path(parent, name).relative_to(folder)
+        for parent, folders, files in os.walk(folder)
+        for name in [*files, *(name for name in folders if Path(parent, name).is_symlink())]
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _new_name(version: object) -> str:
+    moment = re.sub(r"[-:]", "", _now())
+    hint = re.sub(r"[^A-Za-z0-9._-]+", "-", str(version))[:40].strip(".-") if version else ""
+    return f"{moment}-{hint}" if hint else moment

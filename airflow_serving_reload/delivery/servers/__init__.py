@@ -1,0 +1,1 @@
+"""Model servers: asked for a reload, and asked whether they serve it; one file per kind of server."""

@@ -1,0 +1,109 @@
+"""What every kind of model server offers: a look at what it serves, and the patience to wait for it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar
+
+from airflow_serving_reload.delivery.errors import ReloadRefused
+
+log = logging.getLogger(__name__)
+
+Mark = dict[str, Any]
+"""Where a server stood when it was asked to reload; only the server that gave it can read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a server should serve.
+
+    :param release: name of the release; None if any will do that was asked for after the mark.
+    :param mtime_ns: modification time of the timestamp file, nanoseconds since the epoch; None if unknown.
+    """
+
+    release: str | None
+    mtime_ns: int | None
+
+
+class State(Enum):
+    """How far a server is with a reload."""
+
+    WAITING = "it has not begun to load it"
+    LOADING = "it is loading it"
+    SERVED = "it serves it"
+    REFUSED = "it failed to load it"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at a server.
+
+    :param state: how far it is.
+    :param evidence: what says so, in the server's own words.
+    """
+
+    state: State
+    evidence: str = ""
+
+
+class ModelServer(ABC):
+    """Description of a running model server; small, and made of plain values so that a Dag can carry it.
+
+    Attributes named in `template_fields` are rendered by Airflow.
+    """
+
+    template_fields: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def mark(self) -> Mark:
+        """Note where the server stands, right after it was given something to reload."""
+
+    @abstractmethod
+    def mark_since(self, seconds: float) -> Mark:
+        """Give the mark for a moment in the past, in seconds since the epoch."""
+
+    @abstractmethod
+    def ask(self) -> None:
+        """Ask for a reload, beyond moving the timestamp file."""
+
+    @abstractmethod
+    def look(self, expected: Expected, mark: Mark) -> Look:
+        """Look once how far the server is since the mark."""
+
+    @abstractmethod
+    def patience(self, state: State) -> float:
+        """Give the seconds to wait in this state before the server counts as having refused."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """Name the server for people."""
+
+    def confirm(self, expected: Expected, mark: Mark, *, pause: float = 0.2) -> str:
+        """Wait until the server serves what is expected.
+
+        :param pause: seconds between two looks.
+        :return: the evidence.
+        :raises ReloadRefused: it failed to load it, or its time was over.
+        """
+        began = time.monotonic()
+        told = State.WAITING
+        while True:
+            look = self.look(expected, mark)
+            if look.state is State.SERVED:
+                return look.evidence
+            if look.state is State.REFUSED:
+                raise ReloadRefused(f"{self} failed to load the release {expected.release}: {look.evidence}")
+            if look.state is not told:
+                log.info("%s: %s (%s)", self, look.state.value, look.evidence)
+                told, began = look.state, time.monotonic()
+            patience = self.patience(look.state)
+            if time.monotonic() - began > patience:
+                raise ReloadRefused(
+                    f"{self} does not serve the release {expected.release}: for {patience:g} s {look.state.value}"
+                    f"{f' ({look.evidence})' if look.evidence else ''}; see whether it runs and where it logs"
+                )
+            time.sleep(pause)

@@ -1,0 +1,338 @@
+"""What every store offers: donefiles, reads that resume, listings, and uploads that appear whole."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Self
+
+from airflow_serving_reload.delivery import donefile
+from airflow_serving_reload.delivery.errors import Corrupt, NotThereYet, Refused, StoreUnreachable
+from airflow_serving_reload.delivery.streams import CHUNK, Readable
+
+log = logging.getLogger(__name__)
+
+SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What a store tells about one state of a file.
+
+    :param size: length in bytes, if the store tells it.
+    :param mtime_ns: modification time in nanoseconds since the epoch, if the store tells it.
+    :param resolution_ns: the step in which the store counts modification times, in nanoseconds.
+    :param etag: strong entity tag or checksum, if the store has one.
+    :param observed_ns: the store's time when it told this, in nanoseconds since the epoch.
+    """
+
+    size: int | None = None
+    mtime_ns: int | None = None
+    resolution_ns: int = 1
+    etag: str | None = None
+    observed_ns: int = field(default_factory=time.time_ns, compare=False)
+
+    def proves_same_file(self, later: FileFacts) -> bool:
+        """Whether `later` surely describes the same bytes: equal tags, or equal size and a time long past."""
+        if self.etag is not None and later.etag is not None:
+            return self.etag == later.etag
+        if self.mtime_ns is None or self.size is None:
+            return False
+        old_enough = self.observed_ns - self.mtime_ns >= 2 * self.resolution_ns
+        return old_enough and (self.size, self.mtime_ns) == (later.size, later.mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a folder of a store."""
+
+    name: str
+    is_folder: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file whose bytes are on their way.
+
+    :param facts: what the store says of the file that these bytes belong to.
+    :param reader: where the bytes come from.
+    :param offset: position of the first byte that `reader` gives.
+    """
+
+    facts: FileFacts
+    reader: Readable
+    offset: int = 0
+
+
+class Store(ABC):
+    """A place where training puts models and donefiles, reached through an opened client.
+
+    A transport implements the methods whose names begin with an underscore, in terms of its client,
+    and translates the client's exceptions in `_errors`. Everything that must hold for every transport
+    (complete files, resumed reads, uploads that appear whole, names that stay in their folder) is here.
+    """
+
+    resume_pauses: Sequence[float] = (0.5, 2.0, 5.0)
+    """Seconds to wait before each attempt to go on with a file that broke off without a byte in between."""
+
+    def __enter__(self) -> Self:
+        """Use the store until the end of the `with` block."""
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Give the client's connections back."""
+        self.close()
+
+    def close(self) -> None:  # noqa: B027 - a store without connections has nothing to do
+        """Give the client's connections back; the default has none."""
+
+    @abstractmethod
+    def describe(self, path: str) -> str:
+        """Name a path for people, without any secret in it."""
+
+    @abstractmethod
+    def _errors(self, doing: str) -> AbstractContextManager[None]:
+        """Translate the client's exceptions to those of `errors.py`; `doing` begins the message."""
+
+    @abstractmethod
+    def _stat(self, path: str) -> FileFacts:
+        """Ask for the facts of a file."""
+
+    @abstractmethod
+    def _open(self, path: str, offset: int, expected: FileFacts | None) -> AbstractContextManager[Opened]:
+        """Open a file, from `offset` on if the transport can; `expected` are its facts as seen before."""
+
+    @abstractmethod
+    def _list(self, folder: str) -> list[Entry] | None:
+        """List a folder; None if the path is a file."""
+
+    @abstractmethod
+    def _write(self, path: str, source: Readable) -> None:
+        """Make or replace a file, its folders included."""
+
+    @abstractmethod
+    def _rename(self, source: str, target: str) -> None:
+        """Put `source` in the place of `target` in one step."""
+
+    @abstractmethod
+    def _remove(self, path: str) -> None:
+        """Remove a file."""
+
+    def stat(self, path: str) -> FileFacts:
+        """Ask for the facts of a file.
+
+        :raises NotThereYet: there is no such file.
+        """
+        with self._errors(f"asking for {self.describe(path)}"):
+            return self._stat(path)
+
+    def donefile(self, path: str) -> donefile.DonefileVersion | None:
+        """Look at a donefile once; None if it is absent.
+
+        :raises StoreUnreachable: the store does not answer.
+        :raises Refused: it is no donefile, or the store tells nothing by which it could be told from the next.
+        """
+        try:
+            with self.open(path) as file:
+                content = file.read(donefile.SMALL + 1)
+                facts = file.facts
+        except NotThereYet:
+            return None
+        if len(content) > donefile.SMALL:
+            raise Refused(
+                f"reading the donefile {self.describe(path)}: it is longer than {donefile.SMALL} bytes; "
+                "check remote_donefile_name, a donefile is empty or a small JSON object"
+            )
+        if facts.mtime_ns is None and facts.etag is None and not content:
+            raise Refused(
+                f"reading the donefile {self.describe(path)}: it is empty and the store tells neither its time nor "
+                'a tag, so no change could be seen; upload it with donefile_format="json"'
+            )
+        return donefile.version_of(
+            content,
+            path=path,
+            mtime_ns=facts.mtime_ns,
+            resolution_ns=facts.resolution_ns,
+            etag=facts.etag,
+            observed_ns=facts.observed_ns,
+        )
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[RemoteFile]:
+        """Open a file for one complete read from its beginning.
+
+        :raises NotThereYet: there is no such file.
+        """
+        with RemoteFile(self, path) as file:
+            yield file
+
+    def list(self, folder: str) -> Sequence[Entry] | None:
+        """List a folder in the order of names; None if the path is a file.
+
+        :raises NotThereYet: there is nothing.
+        :raises Refused: the store cannot list, or tells a name that could leave its folder.
+        """
+        with self._errors(f"listing {self.describe(folder)}"):
+            entries = self._list(folder)
+        if entries is None:
+            return None
+        for entry in entries:
+            if "/" in entry.name or entry.name in ("", ".", "..") or "\0" in entry.name:
+                raise Refused(
+                    f"listing {self.describe(folder)}: the store names {entry.name!r}, which is no plain name"
+                )
+        return sorted(entries, key=lambda entry: entry.name)
+
+    def walk(self, folder: str) -> Iterator[str]:
+        """Give the path, relative to `folder`, of every file below it, in order.
+
+        :raises NotThereYet: there is no such folder.
+        """
+        for entry in self.list(folder) or ():
+            if entry.is_folder:
+                yield from (f"{entry.name}/{below}" for below in self.walk(child(folder, entry.name)))
+            else:
+                yield entry.name
+
+    def write(self, path: str, source: Readable) -> None:
+        """Upload a file under a temporary name and rename it into place, where the store can; else directly.
+
+        :raises Refused: the store does not allow it.
+        """
+        folder, _, name = path.rpartition("/")
+        temporary = f"{folder}/.{name}.{secrets.token_hex(4)}.part"
+        with self._errors(f"uploading {self.describe(path)}"):
+            if not self._can_rename(folder):
+                self._write(path, source)
+                return
+            try:
+                self._write(temporary, source)
+                self._rename(temporary, path)
+            except BaseException:
+                self._remove_quietly(temporary)
+                raise
+
+    def _can_rename(self, folder: str) -> bool:
+        """Whether files can be renamed in this folder; the default can."""
+        return True
+
+    def _remove_quietly(self, path: str) -> None:
+        try:
+            self._remove(path)
+        except Exception as error:  # noqa: BLE001 - the fault that led here must stay the one that is seen
+            log.warning("could not remove the unfinished upload %s: %s", self.describe(path), error)
+
+
+class RemoteFile:
+    """A file of a store, read once from beginning to end, going on where the connection broke off.
+
+    The end is reported only when as many bytes came as the store said.
+
+    :param store: the store that has it.
+    :param path: its path there.
+    """
+
+    def __init__(self, store: Store, path: str) -> None:
+        self._store = store
+        self._path = path
+        self._stack = ExitStack()
+        self._position = 0
+        self._skip = 0
+        self._attempt = 0
+        opened = self._reopen(None)
+        self.facts = opened.facts
+
+    def __enter__(self) -> Self:
+        """Read the file until the end of the `with` block."""
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Close the connection that the file came through."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection that the file came through."""
+        with self._store._errors(f"closing {self._store.describe(self._path)}"):
+            self._stack.close()
+
+    def read(self, size: int = -1) -> bytes:
+        """Give up to `size` bytes, everything that is left if negative; empty at the proven end.
+
+        :raises StoreUnreachable: the transfer broke off and could not go on with the same file.
+        :raises Corrupt: the store sent more than it said.
+        """
+        if size < 0:
+            return b"".join(iter(lambda: self.read(CHUNK), b""))
+        while True:
+            try:
+                return self._read(size)
+            except StoreUnreachable as broken:
+                self._go_on(broken)
+
+    def _read(self, size: int) -> bytes:
+        where = self._store.describe(self._path)
+        with self._store._errors(f"reading {where} at byte {self._position}"):
+            while self._skip:
+                skipped = self._reader.read(min(self._skip, CHUNK))
+                if not skipped:
+                    raise StoreUnreachable(f"reading {where}: it broke off before byte {self._position}")
+                self._skip -= len(skipped)
+            data = self._reader.read(size)
+        self._position += len(data)
+        if data:
+            self._attempt = 0
+        expected = self.facts.size
+        if expected is not None and self._position > expected:
+            raise Corrupt(f"reading {where}: more than the {expected} bytes that the store announced")
+        if not data and size and expected is not None and self._position < expected:
+            raise StoreUnreachable(f"reading {where}: it broke off after {self._position} of {expected} bytes")
+        return data
+
+    def _go_on(self, broken: StoreUnreachable) -> None:
+        """Open the file again behind the last byte that came, or give up with the fault that broke it."""
+        while self._attempt < len(self._store.resume_pauses):
+            pause = self._store.resume_pauses[self._attempt]
+            self._attempt += 1
+            log.warning("%s; going on in %s s", broken, pause)
+            time.sleep(pause)
+            try:
+                opened = self._reopen(self.facts)
+            except StoreUnreachable as again:
+                broken = again
+                continue
+            if not self.facts.proves_same_file(opened.facts):
+                raise StoreUnreachable(
+                    f"{broken}; it cannot be continued, because the store does not prove that the file is "
+                    "still the same: fetch it from the beginning"
+                ) from broken
+            return
+        raise broken
+
+    def _reopen(self, expected: FileFacts | None) -> Opened:
+        with self._store._errors(f"opening {self._store.describe(self._path)}"):
+            self._stack.close()
+            opened = self._stack.enter_context(self._store._open(self._path, self._position, expected))
+        self._reader = opened.reader
+        self._skip = self._position - opened.offset
+        return opened
+
+
+def child(folder: str, name: str) -> str:
+    """Join a folder of a store and a name below it that comes from elsewhere.
+
+    :param folder: path in the store; a missing leading slash is added.
+    :param name: a name, or a relative path, below it.
+    :raises Refused: the name could leave the folder or break the store's protocol.
+    """
+    parts = name.split("/")
+    if not name or any(part in ("", ".", "..") for part in parts) or any(ch in name for ch in "\0\r\n"):
+        raise Refused(
+            f"the name {name!r} below {folder!r} is no relative path of plain names; "
+            "give a name without empty parts, '.', '..' and control characters"
+        )
+    return f"/{folder.strip('/')}/{name}" if folder.strip("/") else f"/{name}"

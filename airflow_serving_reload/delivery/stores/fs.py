@@ -1,0 +1,88 @@
+"""A store in a local or mounted folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from airflow_serving_reload.delivery.errors import NotThereYet, Refused, StoreUnreachable
+from airflow_serving_reload.delivery.stores.base import SECOND_NS, Entry, FileFacts, Opened, Store
+from airflow_serving_reload.delivery.streams import CHUNK, Readable
+
+KERNEL_TICK_NS = 10_000_000
+"""Linux stamps files with a clock that moves once a timer tick, at most this many nanoseconds apart."""
+
+
+class FileSystemStore(Store):
+    """Models and donefiles below one folder of this host.
+
+    :param root: folder that no path of the store leaves.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def describe(self, path: str) -> str:
+        """Name the file."""
+        return str(self._local(path))
+
+    def _local(self, path: str) -> Path:
+        return self._root / path.lstrip("/")
+
+    def _inside(self, path: str) -> Path:
+        local = self._local(path)
+        if not local.resolve().is_relative_to(self._root.resolve()):
+            raise Refused(f"using {local}: it leads out of the store's folder {self._root}")
+        return local
+
+    @contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise NotThereYet(f"{doing}: it does not exist") from error
+        except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+            raise Refused(f"{doing}: {error.strerror}; check the path and its permissions") from error
+        except OSError as error:
+            raise StoreUnreachable(f"{doing}: {error.strerror or error}") from error
+
+    def _facts(self, status: os.stat_result) -> FileFacts:
+        whole_seconds = status.st_mtime_ns % SECOND_NS == 0
+        return FileFacts(
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            resolution_ns=SECOND_NS if whole_seconds else KERNEL_TICK_NS,
+        )
+
+    def _stat(self, path: str) -> FileFacts:
+        return self._facts(self._inside(path).stat())
+
+    @contextmanager
+    def _open(self, path: str, offset: int, expected: FileFacts | None) -> Iterator[Opened]:
+        with self._inside(path).open("rb", buffering=0) as file:
+            file.seek(offset)
+            yield Opened(self._facts(os.fstat(file.fileno())), file, offset)
+
+    def _list(self, folder: str) -> list[Entry] | None:
+        local = self._inside(folder)
+        if local.is_file():
+            return None
+        with os.scandir(local) as entries:
+            return [Entry(entry.name, entry.is_dir()) for entry in entries]
+
+    def _write(self, path: str, source: Readable) -> None:
+        local = self._inside(path)
+        local.parent.mkdir(parents=True, exist_ok=True)
+        with local.open("wb") as file:
+            shutil.copyfileobj(source, file, CHUNK)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _rename(self, source: str, target: str) -> None:
+        self._inside(source).replace(self._inside(target))
+
+    def _remove(self, path: str) -> None:
+        self._inside(path).unlink(missing_ok=True)

@@ -1,0 +1,109 @@
+"""Whole models on the way between a store and this host, counted and digested in the one pass that moves them.
+
+The digest of a model that is a folder is that of the list which `sha256sum` prints of its files, in the order of
+their paths: anyone can compute it with `find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`, the
+leading `./` left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from airflow_serving_reload.delivery.errors import PublicationFailed, Refused
+from airflow_serving_reload.delivery.stores.base import Store, child
+from airflow_serving_reload.delivery.streams import CHUNK, Digesting, Readable
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What was moved: bytes in all, their digest, and in how many files."""
+
+    total_bytes: int
+    sha256: str
+    files: int = 1
+
+
+def receive(store: Store, path: str, consume: Callable[[Readable], Result]) -> tuple[Moved, Result]:
+    """Read a file of the store to its proven end.
+
+    :param consume: given the bytes; what it leaves is read too.
+    :return: what was moved, and what `consume` returned.
+    """
+    with store.open(path) as file:
+        source = Digesting(file)
+        result = consume(source)
+        source.drain()
+    return Moved(source.count, source.sha256()), result
+
+
+def receive_file(store: Store, path: str, target: Path) -> Moved:
+    """Bring a file over; it appears under its name only when it is whole.
+
+    :raises PublicationFailed: the host could not write it.
+    """
+
+    def save(source: Readable) -> None:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                shutil.copyfileobj(source, file, CHUNK)
+        except OSError as error:
+            raise PublicationFailed(f"saving {target}: {error.strerror}; make room for it") from error
+
+    partial = target.with_name(f"{target.name}.part")
+    try:
+        moved, _ = receive(store, path, save)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return moved
+
+
+def receive_folder(store: Store, path: str, target: Path) -> Moved:
+    """Bring a folder over, file by file.
+
+    :param target: existing empty folder.
+    :raises Refused: the path is a file.
+    """
+    if store.list(path) is None:
+        raise Refused(
+            f"fetching {store.describe(path)}: it is a file; set unpacked_filename to the folder inside it "
+            "('.' for its top) if it is an archive, or name a folder"
+        )
+    moved = {name: receive_file(store, child(path, name), target / name) for name in store.walk(path)}
+    return _together(moved.items())
+
+
+def send(store: Store, path: str, source: Readable) -> Moved:
+    """Upload a file."""
+    digesting = Digesting(source)
+    store.write(path, digesting)
+    return Moved(digesting.count, digesting.sha256())
+
+
+def send_folder(store: Store, path: str, source: Path) -> Moved:
+    """Upload a folder, file by file."""
+    moved = {}
+    for parent, folders, files in os.walk(source):
+        folders.sort()
+        for name in sorted(files):
+            local = Path(parent, name)
+            relative = local.relative_to(source).as_posix()
+            with local.open("rb") as file:
+                moved[relative] = send(store, child(path, relative), file)
+    return _together(moved.items())
+
+
+def _together(moved: Iterable[tuple[str, Moved]]) -> Moved:
+    ordered = sorted(moved, key=lambda item: os.fsencode(item[0]))
+    listing = "".join(f"{file.sha256}  {name}\n" for name, file in ordered)
+    digest = hashlib.sha256(os.fsencode(listing)).hexdigest()
+    return Moved(sum(file.total_bytes for _, file in ordered), digest, len(ordered))
