@@ -361,7 +361,7 @@ PACKERS: dict[str, Callable[[BinaryIO], IO[bytes]]] = {
     ".tar": lambda target: target,
     ".tar.gz": lambda target: _gzip(target, "wb"),
     ".tgz": lambda target: _gzip(target, "wb"),
-    ".tar.bz2": lambda target: bz2.BZ2File(target, "wb"),
+    ".tar.bz2": lambda target: bz2.BZ2File(target, "wb"),  # noqa: SIM115 - `_pack` closes it
     ".tar.xz": lambda target: lzma.LZMAFile(target, "wb"),
     ".tar.zst": _zstandard,
 }

@@ -195,7 +195,11 @@ def _known(releases: Releases, version: DonefileVersion) -> Record | None:
 
 def _needs_nothing(live: Record, known: Record, server: ModelServer | None) -> bool:
     if known.withdrawn:
-        log.warning("%s was given up (%s) and is not delivered again; force it if it should be", known, known.withdrawn)
+        log.warning(
+            "the release %s of this donefile was given up (%s) and is not delivered again unless forced",
+            known.release,
+            known.withdrawn,
+        )
         return True
     return known.release == live.release and (server is None or live.confirmed is not None)
 
@@ -280,6 +284,7 @@ def make_live(
         with watch.stage("publish"):
             mtime_ns = _stamp(releases, record, timestamp.next_after)
             record = releases.publish(record, local.publish_mode)
+            before = before or releases.previous()
         try:
             with watch.stage("confirm"):
                 _prove(server, releases, record, mtime_ns)
@@ -299,6 +304,7 @@ def publish_only(releases: Releases, record: Record, local: Local) -> Outcome:
         before = releases.live()
         _stamp(releases, record, lambda old_ns: old_ns or timestamp.next_after(None))
         record = releases.publish(record, local.publish_mode)
+        before = before or releases.previous()
         releases.prune(local.keep_releases)
     return Outcome(True, record, before.release if before else None)
 

@@ -104,8 +104,8 @@ def train(model_path: Path, *, seed: int, epochs: int) -> TrainingReport:
     """
     if epochs < 1:
         raise ValueError(f"cannot train for {epochs} epochs: at least 1 is wanted")
-    import numpy as np  # noqa: PLC0415
-    import paddle  # noqa: PLC0415
+    import numpy as np
+    import paddle
 
     features, prices = features_and_prices()
     x = np.array([normalise(house) for house in features], dtype=np.float32)
@@ -138,7 +138,7 @@ def train(model_path: Path, *, seed: int, epochs: int) -> TrainingReport:
 
 
 def _mean_squared_error(model: Any, x: np.ndarray, y: np.ndarray) -> float:
-    import paddle  # noqa: PLC0415
+    import paddle
 
     with paddle.no_grad():
         return float(paddle.nn.functional.mse_loss(model(paddle.to_tensor(x)), paddle.to_tensor(y)))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from airflow_serving_reload.demo import housing, paddle_model, service
+from airflow_serving_reload.demo import housing, service
 from airflow_serving_reload.demo.glog import GlogFile, log_folder
 from airflow_serving_reload.demo.paddle_model import PredictionError
 from airflow_serving_reload.demo.reload import ReloadableEngine, ReloadWorker, StartError
@@ -53,9 +53,9 @@ def run(settings: Settings) -> None:
     glog = GlogFile(log_folder())
     for flag in settings.ignored:
         glog.info("settings.py:1", f"ignored flag: {flag}")
-    paddle_model.import_paddle()
     engine = ReloadableEngine(settings.engine, glog)
-    engine.start()
+    with service.signals_deferred():
+        engine.start()
     worker = ReloadWorker(engine, settings.reload_interval, glog)
     worker.start()
 

@@ -6,11 +6,13 @@ import os
 import threading
 import warnings
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
 
 # Those of the C++ server, and the format that Paddle writes today.
 _PROGRAM_SUFFIXES = (".pdmodel", ".json", "__model__", "model")
@@ -41,7 +43,7 @@ class LoadedModel:
         :param features: the 13 normalised features.
         :raises PredictionError: if the model cannot take the features or gives anything but one number.
         """
-        import numpy as np  # noqa: PLC0415
+        import numpy as np
 
         row = np.array([features], dtype=np.float32)
         try:
@@ -60,14 +62,6 @@ class LoadedModel:
         return float(answer[0])
 
 
-def import_paddle() -> None:
-    """Import Paddle, which takes seconds, without its advice to developers and its signal handlers."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No ccache found")
-        import paddle  # noqa: PLC0415
-    paddle.disable_signal_handler()
-
-
 def load(model_dir: str, timestamp: int) -> LoadedModel:
     """Load the model that ``model_dir`` leads to now.
 
@@ -78,8 +72,7 @@ def load(model_dir: str, timestamp: int) -> LoadedModel:
     :param timestamp: the mtime that caused the load, in whole seconds since the epoch.
     :raises Exception: of any type, as Paddle raises it, if the folder does not hold a model.
     """
-    from paddle import inference  # noqa: PLC0415
-
+    inference = _paddle_inference()
     folder = os.path.realpath(model_dir, strict=True)
     program = _first_with_suffix(folder, _PROGRAM_SUFFIXES)
     parameters = _first_with_suffix(folder, _PARAMETER_SUFFIXES)
@@ -104,3 +97,13 @@ def _first_with_suffix(folder: str, suffixes: tuple[str, ...]) -> str | None:
             if entry.is_file(follow_symlinks=False) and entry.name.endswith(suffixes):
                 return entry.path
     return None
+
+
+@cache
+def _paddle_inference() -> ModuleType:
+    """Import Paddle, which takes seconds, without its advice to developers and its signal handlers."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No ccache found")
+        import paddle
+    paddle.disable_signal_handler()
+    return paddle.inference

@@ -6,10 +6,14 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 # how long requests under way may go on after the signal
 _GRACE_SECONDS = 5
@@ -19,6 +23,18 @@ def exit_cleanly_on_signals() -> None:
     """Let SIGTERM and SIGINT end the process with status 0 from now on, a slow start included."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
+
+
+@contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Hold SIGTERM and SIGINT back while something runs that takes them over, as importing Paddle does."""
+    numbers = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        exit_cleanly_on_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 async def serve(
