@@ -34,7 +34,7 @@ DAMAGED: tuple[type[Exception], ...] = (
     EOFError,
     UnzipError,
     igzip.BadGzipFile,
-    isal_zlib.IsalError,
+    cast(type[Exception], isal_zlib.IsalError),
     lzma.LZMAError,
     tarfile.TarError,
     zlib.error,
@@ -361,8 +361,8 @@ PACKERS: dict[str, Callable[[BinaryIO], IO[bytes]]] = {
     ".tar": lambda target: target,
     ".tar.gz": lambda target: _gzip(target, "wb"),
     ".tgz": lambda target: _gzip(target, "wb"),
-    ".tar.bz2": lambda target: bz2.BZ2File(target, "wb"),  # noqa: SIM115 - `_pack` closes it
-    ".tar.xz": lambda target: lzma.LZMAFile(target, "wb"),
+    ".tar.bz2": lambda target: bz2.BZ2File(target, "wb"),
+    ".tar.xz": lambda target: lzma.LZMAFile(target, "wb"),  # noqa: SIM115 - `_pack` closes it
     ".tar.zst": _zstandard,
 }
 """How the stream of a tar archive is compressed, by the ending of the archive's name."""
