@@ -111,9 +111,18 @@ def features_in(body: bytes) -> list[float]:
     if len(features) != len(housing.FEATURE_NAMES):
         raise BadRequestError(f'found {len(features)} values under "x"; {wanted}')
     for name, feature in zip(housing.FEATURE_NAMES, features, strict=True):
-        if isinstance(feature, bool) or not isinstance(feature, int | float) or not math.isfinite(feature):
+        if not _is_finite_number(feature):
             raise BadRequestError(f"found {json.dumps(feature)} for {name}, which is no finite number; {wanted}")
     return [float(feature) for feature in features]
+
+
+def _is_finite_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Tests of the demo: its model server, its store and the model that travels between them."""
