@@ -1,0 +1,146 @@
+"""The stages of a delivery one at a time, for who wants them as tasks of their own.
+
+What one step learns of a model lies beside what it leaves, in a file of the same name with `.json` behind it, so
+that the last one can record where the release came from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from airflow_serving_reload.delivery import archive, pipeline, timestamp, transfer
+from airflow_serving_reload.delivery.donefile import DonefileVersion
+from airflow_serving_reload.delivery.errors import Refused
+from airflow_serving_reload.delivery.filesystem import read_json, remove_tree, replace_json
+from airflow_serving_reload.delivery.stores.base import Store, child
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where a model came from, as far as its release's record wants to know."""
+
+    donefile: Mapping[str, Any] | None = None
+    source: str | None = None
+    sha256: str | None = None
+    total_bytes: int | None = None
+    files: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def download(store: Store, path: str, model: str, folder: Path, *, announced: DonefileVersion | None = None) -> Path:
+    """Fetch a model as it is in the store, an archive or a folder.
+
+    :param path: folder in the store.
+    :param folder: where to put it on this host, under its own name; an older one there is replaced.
+    :param announced: the donefile version that led here; what it promises is checked, and if its donefile changed
+        while the model came, the newer model is fetched.
+    :return: path of the archive or folder.
+    :raises DeliveryError: it could not be fetched whole; an older one there is untouched.
+    """
+    target = folder / Path(model).name
+    arriving = target.with_name(f".{target.name}.arriving")
+    while True:
+        remove_tree(arriving)
+        moved = _bring(store, child(path, model), arriving)
+        newer = store.donefile(announced.path) if announced and announced.path else announced
+        if newer is None or newer == announced:
+            break
+        log.info("the donefile changed while its model was fetched; fetching the newer one")
+        announced = newer
+    if announced:
+        pipeline.check(moved, announced, store.describe(child(path, model)))
+    remove_tree(target)
+    arriving.rename(target)
+    _note(
+        target,
+        _Origin(
+            donefile=announced.to_dict() if announced else None,
+            source=store.describe(child(path, model)),
+            sha256=moved.sha256,
+            total_bytes=moved.total_bytes,
+            files=moved.files,
+        ),
+    )
+    return target
+
+
+def _bring(store: Store, source: str, target: Path) -> transfer.Moved:
+    if archive.is_archive_name(source) or store.list(source) is None:
+        return transfer.receive_file(store, source, target)
+    target.mkdir(parents=True)
+    return transfer.receive_folder(store, source, target)
+
+
+def unpack(packed: Path, unpacked_filename: str, limits: archive.Limits = archive.DEFAULT_LIMITS) -> Path:
+    """Unpack a downloaded archive beside it.
+
+    :param unpacked_filename: folder inside the archive that is the model; `.` for its top.
+    :return: path of that folder.
+    :raises DeliveryError: it is no archive, or damaged, or holds no such folder.
+    """
+    if not packed.is_file():
+        raise Refused(f"unpacking {packed}: there is no such file on this host; download it first, on the same host")
+    folder = packed.with_name(f"{packed.name}.unpacked")
+    remove_tree(folder)
+    folder.mkdir()
+    with packed.open("rb") as file:
+        archive.unpack(file, folder, name=str(packed), limits=limits)
+    model = archive.find_folder(folder, unpacked_filename, packed.name)
+    _note(model, _origin(packed))
+    return model
+
+
+def publish(unpacked: Path, local: pipeline.Local, *, run: Mapping[str, Any] | None = None) -> pipeline.Outcome:
+    """Make an unpacked model the live release, without asking for a reload.
+
+    :param unpacked: folder of the model, on the file system of `local.path`; it is moved.
+    :param run: who publishes, for the record.
+    :raises DeliveryError: it could not be published; what was live is live.
+    """
+    if not unpacked.is_dir():
+        raise Refused(
+            f"publishing {unpacked}: there is no such folder on this host; download and unpack it first, "
+            "on the same host"
+        )
+    origin = _origin(unpacked)
+    releases = local.releases()
+    with releases.delivering():
+        version = (origin.donefile or {}).get("content", {}).get("version")
+        record = releases.admit(unpacked, version=version, run=dict(run or {}), **origin.to_dict())
+        remove_tree(_note_of(unpacked))
+        return pipeline.publish_only(releases, record, local)
+
+
+def touch(local: pipeline.Local) -> int:
+    """Move the timestamp file of the live model forward, so that the server reloads.
+
+    :return: its new modification time in nanoseconds since the epoch.
+    :raises Refused: there is no model.
+    """
+    releases = local.releases()
+    if not releases.model.is_dir():
+        raise Refused(f"touching {releases.timestamp_file}: there is no model; publish one first")
+    with releases.publishing():
+        return timestamp.touch(releases.timestamp_file)
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _note(path: Path, origin: _Origin) -> None:
+    remove_tree(_note_of(path))
+    replace_json(_note_of(path), origin.to_dict())
+
+
+def _origin(path: Path) -> _Origin:
+    note = _note_of(path)
+    return _Origin(**read_json(note)) if note.is_file() else _Origin()

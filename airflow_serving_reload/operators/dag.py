@@ -1,0 +1,129 @@
+"""The whole Dag of one `monitor.py` command line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import DAG, Asset, Param
+
+from airflow_serving_reload.operators.reload import ReloadModelOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_serving_reload.delivery.release import PublishMode
+    from airflow_serving_reload.delivery.servers.base import ModelServer
+
+OF_THE_CONNECTION = frozenset(
+    {
+        "type",
+        "general_host",
+        "ftp_host",
+        "ftp_port",
+        "ftp_username",
+        "ftp_password",
+        "hadoop_bin",
+        "fs_name",
+        "fs_ugi",
+    }
+)
+"""Options of `monitor.py` that an Airflow connection holds here."""
+
+
+def serving_reload_dag(
+    dag_id: str,
+    *,
+    schedule: Any = None,
+    hosts: Sequence[str] | Mapping[str, str] | None = None,
+    conn_id: str,
+    remote_path: str,
+    remote_model_name: str,
+    remote_donefile_name: str = "donefile",
+    local_path: str,
+    local_model_name: str,
+    local_timestamp_file: str = "fluid_time_file",
+    local_tmp_path: str = "_serving_monitor_tmp",
+    interval: float = 10,
+    unpacked_filename: str | None = None,
+    debug: bool = False,
+    server: ModelServer | None = None,
+    publish_mode: PublishMode = "auto",
+    keep_releases: int = 3,
+    **dag_arguments: Any,
+) -> DAG:
+    """Make the Dag that does what one `monitor.py` command line does.
+
+    :param schedule: when to look at the donefile; None to run whenever the triggerer sees it change.
+    :param hosts: serving hosts, one task each. A list gives each the queue `serving-<host>`, a mapping names the
+        queue of each; a worker on each host must listen to its queue. None for one task on any worker.
+    :param conn_id: connection to the store. It takes the place of the options `type`, `general_host`, `ftp_*`,
+        `hadoop_bin`, `fs_name` and `fs_ugi`.
+    :param interval: seconds between two looks at the donefile, where no schedule is given.
+    :param debug: log at level DEBUG.
+    :param server: asked to confirm the reload.
+    :param dag_arguments: passed on to `DAG`.
+    :return: the Dag.
+    :raises TypeError: an option belongs to the connection.
+    """
+    if misplaced := sorted(OF_THE_CONNECTION & set(dag_arguments)):
+        raise TypeError(
+            f"serving_reload_dag {dag_id!r}: {', '.join(misplaced)} belong to the Airflow connection {conn_id!r}; "
+            "set them there and leave them out here"
+        )
+    if schedule is None:
+        from airflow_serving_reload.triggers import donefile_asset
+
+        schedule = [
+            donefile_asset(
+                f"{dag_id} donefile",
+                conn_id=conn_id,
+                remote_path=remote_path,
+                remote_donefile_name=remote_donefile_name,
+                poke_interval=interval,
+            )
+        ]
+    queues: Mapping[str, str] = (
+        hosts if isinstance(hosts, Mapping) else {host: f"serving-{host}" for host in hosts or ()}
+    )
+    arguments: dict[str, Any] = {
+        "catchup": False,
+        "max_active_runs": 1,
+        "default_args": {"retries": 3, "retry_delay": timedelta(seconds=10), "retry_exponential_backoff": True},
+        "params": {"force": Param(False, type="boolean", title="Force", description_md=FORCE)},
+        "doc_md": f"Brings `{remote_model_name}` to the server as soon as `{remote_donefile_name}` changes.",
+        **dag_arguments,
+    }
+    with DAG(dag_id, schedule=schedule, **arguments) as dag:
+        for host, queue in queues.items() or [("", "")]:
+            where: dict[str, Any] = {"queue": queue} if queue else {}
+            ReloadModelOperator(
+                task_id=f"reload_model_{host}" if host else "reload_model",
+                task_display_name=f"Reload the model on {host}" if host else "Reload the model",
+                conn_id=conn_id,
+                remote_path=remote_path,
+                remote_model_name=remote_model_name,
+                remote_donefile_name=remote_donefile_name,
+                local_path=local_path,
+                local_model_name=local_model_name,
+                local_timestamp_file=local_timestamp_file,
+                local_tmp_path=local_tmp_path,
+                unpacked_filename=unpacked_filename,
+                server=server,
+                model_asset=Asset(f"{dag_id} live on {host}" if host else f"{dag_id} live"),
+                force="{{ params.force }}",
+                publish_mode=publish_mode,
+                keep_releases=keep_releases,
+                pre_execute=_log_more if debug else None,
+                **where,
+            )
+    return dag
+
+
+def _log_more(_context: Context) -> None:
+    logging.getLogger("airflow_serving_reload").setLevel(logging.DEBUG)
+
+
+FORCE = "Fetch and publish the model even if it is live already, or was rolled back from."

@@ -1,0 +1,169 @@
+"""The operators for the serving host: deliver a model in one task, and roll it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_serving_reload.operators.base import DeliveryOperator, unpacking_limits
+from airflow_serving_reload.task import donefile_version, emit_nothing, is_true, remember_live, run_of, with_asset
+
+if TYPE_CHECKING:
+    from airflow.sdk import Asset, Context
+
+    from airflow_serving_reload.delivery.release import PublishMode
+    from airflow_serving_reload.delivery.servers.base import ModelServer
+
+
+class ReloadModelOperator(DeliveryOperator):
+    """Deliver the model of the store's donefile, from download to proof, unless it is live already.
+
+    :param conn_id: connection to the store; its type decides the transport. (templated)
+    :param remote_path: folder in the store. (templated)
+    :param remote_model_name: name of the archive, or of the folder, with the model. (templated)
+    :param remote_donefile_name: name of the donefile. (templated)
+    :param local_path: the server's folder on this host. (templated)
+    :param local_model_name: name by which the server reads the model. (templated)
+    :param local_timestamp_file: name of the timestamp file in the model. (templated)
+    :param local_tmp_path: folder for what is not published yet, relative to `local_path`, on the same file system.
+        (templated)
+    :param unpacked_filename: folder inside the archive that is the model, `.` for its top; leave it out if the model
+        is a folder in the store. (templated)
+    :param server: asked to confirm the reload; without it, what is published counts as live. (templated)
+    :param model_asset: asset of the live model; its state remembers what is live, its event tells of each change.
+    :param donefile: the donefile version that led here. The store's present one is what is delivered. (templated)
+    :param force: fetch and publish even what is live already or was rolled back. (templated)
+    :param publish_mode: `symlink`, `in_place`, or `auto` for the first that can serve. (templated)
+    :param keep_releases: how many releases stay, never fewer than two.
+    :return: `changed`, `release`, `previous_release`, `donefile`, `sha256`, `bytes`, `files`, `seconds` of each stage,
+        and `confirmed`.
+    :raises DeliveryError: something went wrong; what was live is live.
+    """
+
+    template_fields: Sequence[str] = (
+        "conn_id",
+        "remote_path",
+        "remote_model_name",
+        "remote_donefile_name",
+        "local_path",
+        "local_model_name",
+        "local_timestamp_file",
+        "local_tmp_path",
+        "unpacked_filename",
+        "server",
+        "donefile",
+        "force",
+        "publish_mode",
+    )
+    ui_color: str = "#e1d5e7"
+
+    def __init__(
+        self,
+        *,
+        conn_id: str,
+        remote_path: str,
+        remote_model_name: str,
+        remote_donefile_name: str = "donefile",
+        local_path: str,
+        local_model_name: str,
+        local_timestamp_file: str = "fluid_time_file",
+        local_tmp_path: str = "_serving_monitor_tmp",
+        unpacked_filename: str | None = None,
+        server: ModelServer | None = None,
+        model_asset: Asset | None = None,
+        donefile: Mapping[str, Any] | None = None,
+        force: bool | str = False,
+        publish_mode: PublishMode = "auto",
+        keep_releases: int = 3,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**with_asset(kwargs, "outlets", model_asset))
+        self.conn_id = conn_id
+        self.remote_path = remote_path
+        self.remote_model_name = remote_model_name
+        self.remote_donefile_name = remote_donefile_name
+        self.local_path = local_path
+        self.local_model_name = local_model_name
+        self.local_timestamp_file = local_timestamp_file
+        self.local_tmp_path = local_tmp_path
+        self.unpacked_filename = unpacked_filename
+        self.server = server
+        self.model_asset = model_asset
+        self.donefile = donefile
+        self.force = force
+        self.publish_mode = publish_mode
+        self.keep_releases = keep_releases
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Deliver the model."""
+        from airflow_serving_reload.connections import open_store
+        from airflow_serving_reload.delivery import pipeline
+
+        if announced := donefile_version(self.donefile):
+            self.log.info("told of the donefile %s", announced)
+        with open_store(self.conn_id, self.remote_path) as store:
+            outcome = pipeline.deliver(
+                pipeline.Remote(store, self.remote_path, self.remote_model_name, self.remote_donefile_name),
+                pipeline.Local(
+                    Path(self.local_path),
+                    self.local_model_name,
+                    self.local_timestamp_file,
+                    publish_mode=self.publish_mode,
+                    keep_releases=self.keep_releases,
+                ),
+                unpacked_filename=self.unpacked_filename or None,
+                temporary=Path(self.local_path, self.local_tmp_path),
+                server=self.server,
+                force=is_true(self.force),
+                limits=unpacking_limits(),
+                run=run_of(context),
+            ).to_dict()
+        remember_live(context, self.model_asset, {name: outcome[name] for name in ("donefile", "release", "sha256")})
+        if not outcome["changed"]:
+            emit_nothing(self, self.model_asset)
+        return outcome
+
+
+class RollbackModelOperator(DeliveryOperator):
+    """Make an earlier release the live one again, and prove that the server serves it.
+
+    The release that was live is given up: its donefile version is not delivered again unless forced.
+
+    :param local_path: the server's folder on this host. (templated)
+    :param local_model_name: name by which the server reads the model. (templated)
+    :param local_timestamp_file: name of the timestamp file in the model. (templated)
+    :param release: name of the release to return to; the one that was live before if left out. (templated)
+    :param server: asked to confirm. (templated)
+    :return: what is live now, as `ReloadModelOperator` returns it.
+    :raises DeliveryError: there is no such release, or the server does not serve it.
+    """
+
+    template_fields: Sequence[str] = ("local_path", "local_model_name", "local_timestamp_file", "release", "server")
+    ui_color: str = "#f8cecc"
+
+    def __init__(
+        self,
+        *,
+        local_path: str,
+        local_model_name: str,
+        local_timestamp_file: str = "fluid_time_file",
+        release: str | None = None,
+        server: ModelServer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.local_path = local_path
+        self.local_model_name = local_model_name
+        self.local_timestamp_file = local_timestamp_file
+        self.release = release
+        self.server = server
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Roll back."""
+        from airflow_serving_reload.delivery.pipeline import Local, roll_back
+
+        wanted = None if self.release in (None, "", "None") else self.release
+        why = "rolled back by " + ("/".join(run_of(context).values()) or "hand")
+        local = Local(Path(self.local_path), self.local_model_name, self.local_timestamp_file)
+        return roll_back(local, wanted, self.server, why).to_dict()

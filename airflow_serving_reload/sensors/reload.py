@@ -1,0 +1,80 @@
+"""The sensor that waits until a model server is proved to serve what was published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator, PokeReturnValue
+
+from airflow_serving_reload.delivery.errors import Refused, ReloadRefused
+from airflow_serving_reload.delivery.servers.base import Expected, State
+from airflow_serving_reload.task import FAIL_PERMANENT_FAULTS, donefile_version, remember_live, with_asset
+
+if TYPE_CHECKING:
+    from airflow.sdk import Asset, Context
+
+    from airflow_serving_reload.delivery.servers.base import ModelServer
+
+
+class ReloadConfirmedSensor(BaseSensorOperator):
+    """Wait until a server serves what was published; fail as soon as it says that it could not load it.
+
+    It reads the server's log, so it runs on the server's host and is not deferrable; `mode="reschedule"` frees its
+    worker between two looks.
+
+    :param server: the server. (templated)
+    :param release: name of the release that it should serve, or what `PublishModelOperator` returned; needs a server
+        whose probe tells the release. (templated)
+    :param since: when it was asked to reload, in seconds since the epoch: what `TouchTimestampOperator` returned.
+        (templated)
+    :param model_asset: asset of the live model; once confirmed, its state remembers `donefile`.
+    :param donefile: the donefile version that is confirmed then. (templated)
+    :return: what proves it, in the server's own words.
+    """
+
+    template_fields: Sequence[str] = ("server", "release", "since", "donefile")
+    ui_color: str = "#fff2cc"
+
+    def __init__(
+        self,
+        *,
+        server: ModelServer,
+        release: str | Mapping[str, Any] | None = None,
+        since: float | str | None = None,
+        model_asset: Asset | None = None,
+        donefile: Mapping[str, Any] | None = None,
+        poke_interval: float = 1,
+        timeout: float = 600,
+        **kwargs: Any,
+    ) -> None:
+        arguments = with_asset({"retry_policy": FAIL_PERMANENT_FAULTS, **kwargs}, "outlets", model_asset)
+        super().__init__(poke_interval=poke_interval, timeout=timeout, **arguments)
+        if release is None and since is None:
+            raise Refused(
+                f"making the task {self.task_id}: neither release nor since says what the server should serve; "
+                "give what PublishModelOperator or TouchTimestampOperator returned"
+            )
+        self.server = server
+        self.release = release
+        self.since = since
+        self.model_asset = model_asset
+        self.donefile = donefile
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Look at the server once.
+
+        :raises ReloadRefused: it failed to load what was published.
+        """
+        release = self.release["release"] if isinstance(self.release, Mapping) else self.release
+        since = float(self.since) if self.since is not None else 0.0
+        expected = Expected(release=release, mtime_ns=round(since * 1e9) if since else None)
+        look = self.server.look(expected, self.server.mark_since(since))
+        self.log.info("%s: %s (%s)", self.server, look.state.value, look.evidence)
+        if look.state is State.REFUSED:
+            raise ReloadRefused(f"{self.server} failed to load what was published: {look.evidence}; roll it back")
+        if look.state is not State.SERVED:
+            return PokeReturnValue(is_done=False)
+        if version := donefile_version(self.donefile):
+            remember_live(context, self.model_asset, {"donefile": version.to_dict(), "release": release})
+        return PokeReturnValue(is_done=True, xcom_value=look.evidence)
