@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 from uuid import uuid4
 
-from aiohttp import BasicAuth, hdrs, web
+from aiohttp import BasicAuth, ClientPayloadError, hdrs, web
 
 from airflow_serving_reload.demo import service
 
@@ -152,6 +152,8 @@ class Folder:
                     await asyncio.to_thread(file.write, chunk)
             existed = path.exists()
             unfinished.replace(path)
+        except (ConnectionError, ClientPayloadError) as error:
+            raise web.HTTPBadRequest(text=f"the upload of {request.path} broke off\n") from error
         finally:
             unfinished.unlink(missing_ok=True)
         return web.Response(status=_created_or_replaced(existed=existed))

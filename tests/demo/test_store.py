@@ -279,12 +279,17 @@ def test_upload_under_way_is_not_seen(store: Store) -> None:
     assert store.names() == ["model"]
 
 
-def test_upload_that_breaks_off_leaves_nothing(store: Store) -> None:
+@pytest.mark.parametrize(
+    "beginning",
+    [b"Content-Length: 600\r\n\r\nnew", b"Transfer-Encoding: chunked\r\n\r\n3\r\nnew\r\n"],
+    ids=["length", "chunked"],
+)
+def test_upload_that_breaks_off_leaves_nothing(store: Store, beginning: bytes) -> None:
     """When the client is gone before the last byte, the old file stays and no temporary one does."""
     (store.root / "model").write_bytes(b"old")
     client = socket.create_connection((urlsplit(store.url).hostname, urlsplit(store.url).port), DEADLINE_SECONDS)
     with client:
-        client.sendall(b"PUT /model HTTP/1.1\r\nHost: store\r\nContent-Length: 600\r\n\r\nnew")
+        client.sendall(b"PUT /model HTTP/1.1\r\nHost: store\r\n" + beginning)
         wait_until(lambda: len(store.names()) == 2, "the temporary file of the upload")
 
     wait_until(lambda: store.names() == ["model"], "the temporary file removed")

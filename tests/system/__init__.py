@@ -1,0 +1,1 @@
+"""Tests against real systems: a whole Airflow, and the genuine Paddle Serving launcher."""

@@ -1,0 +1,154 @@
+"""The embedded model server behind the genuine Paddle Serving launcher, in place of its C++ binary."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+import requests
+
+from airflow_serving_reload.demo import housing
+
+pytestmark = pytest.mark.system
+
+# Far beyond the launcher's start and its reload interval of 10 s: it only turns a hang into a failure.
+DEADLINE_SECONDS = 120
+
+CHECKOUT = Path(__file__).parents[2]
+MODEL = "uci_housing_model"
+
+
+def wait_until(condition: Callable[[], object], expected: str) -> None:
+    """Return once the condition is true; fail, saying what was expected, if it never is."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"never seen within {DEADLINE_SECONDS} s: {expected}")
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def launcher_python() -> Path:
+    """Return the interpreter of the environment that holds the launcher, which cannot share Airflow's."""
+    folder = CHECKOUT / os.environ.get("PADDLE_SERVING_VENV", ".venv-paddle-serving")
+    python = folder / "bin" / "python"
+    if not python.exists():
+        reason = f"Paddle Serving's launcher is not there: {folder} has no bin/python; set PADDLE_SERVING_VENV"
+        if os.environ.get("REQUIRE_ALL") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return python
+
+
+@pytest.fixture
+def sample_model(launcher_python: Path) -> Path:
+    """Return the trained housing model that comes with the launcher, in the old `__model__` format."""
+    found = list(launcher_python.parents[1].glob(f"lib/*/site-packages/paddle_serving_server/**/fit_a_line/{MODEL}"))
+    assert len(found) == 1
+    return found[0]
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A model folder behind a symlink, served by what the launcher started in the working folder."""
+
+    folder: Path
+    port: int
+
+    @property
+    def timestamp_file(self) -> Path:
+        """The file that the server looks at."""
+        return self.folder / MODEL / "fluid_time_file"
+
+    def publish(self, model: Path, release: str, *, timestamp: int) -> None:
+        """Make a model live by renaming the symlink, its timestamp file already set."""
+        shutil.copytree(model, self.folder / release)
+        timestamp_file = self.folder / release / "fluid_time_file"
+        timestamp_file.touch()
+        os.utime(timestamp_file, (timestamp, timestamp))
+        (self.folder / "next").symlink_to(release)
+        (self.folder / "next").replace(self.folder / MODEL)
+
+    def answer(self) -> dict[str, object]:
+        """Ask for the price of the sample house."""
+        response = requests.get(f"http://127.0.0.1:{self.port}/predict", timeout=DEADLINE_SECONDS)
+        assert response.status_code == 200, response.text
+        return dict(response.json())
+
+    def answers(self) -> bool:
+        """Tell whether somebody listens."""
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def log(self) -> str:
+        """Return the server's log."""
+        return (self.folder / "log" / "serving.INFO").read_text()
+
+
+@pytest.fixture
+def launched(launcher_python: Path, sample_model: Path, tmp_path: Path) -> Iterator[Launched]:
+    """Start the launcher with its own sample model, with the embedded server as its binary."""
+    binary = tmp_path / "serving"
+    binary.write_text(
+        f"#!{sys.executable}\nfrom airflow_serving_reload.demo.model_server import main; raise SystemExit(main())\n"
+    )
+    binary.chmod(0o755)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        launched = Launched(tmp_path, unused.getsockname()[1])
+    launched.publish(sample_model, "sample", timestamp=1_700_000_000)
+    output = tmp_path / "output"
+    with output.open("wb") as file:
+        launcher = subprocess.Popen(
+            [
+                *(launcher_python, "-m", "paddle_serving_server.serve"),
+                *("--model", MODEL, "--thread", "4", "--port", str(launched.port)),
+            ],
+            cwd=tmp_path,
+            env={**os.environ, "SERVING_BIN": str(binary)},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # the launcher leaves its server behind when it alone is ended
+        )
+    try:
+        wait_until(lambda: launched.answers() or launcher.poll() is not None, "the server listening")
+        assert launcher.poll() is None, output.read_text()
+        yield launched
+    finally:
+        os.killpg(launcher.pid, signal.SIGTERM)
+        launcher.wait(DEADLINE_SECONDS)
+        wait_until(lambda: not launched.answers(), "the server ended")
+
+
+def test_launched_server_reloads_a_published_model(launched: Launched, tmp_path: Path) -> None:
+    """Behind the launcher the server answers with its sample model, and with a published one after its touch."""
+    first = launched.answer()
+    started_with = launched.timestamp_file.stat().st_mtime_ns // 1_000_000_000
+    assert (first["release"], first["timestamp"]) == ("sample", started_with)
+    assert "ignored flag: -num_threads=4" in launched.log()
+    assert f"Succ load engine, path: {MODEL}" not in launched.log()
+
+    trained = tmp_path / "trained"
+    housing.train(trained, seed=1, epochs=1)
+    launched.publish(trained, "retrained", timestamp=started_with + 1)
+    wait_until(lambda: launched.answer()["release"] == "retrained", "the retrained model served")
+
+    x = np.array([housing.normalise(housing.SAMPLE_HOUSE)], dtype=np.float32)
+    price = paddle.jit.load(str(trained / "model"))(paddle.to_tensor(x)).numpy().item()
+    assert launched.answer() == {
+        "price": pytest.approx(price, rel=1e-5), "release": "retrained", "timestamp": started_with + 1
+    }  # fmt: skip
+    assert launched.answer()["price"] != pytest.approx(first["price"], abs=0.1)
+    wait_until(lambda: f"] Succ load engine, path: {MODEL}\n" in launched.log(), "the success in the log")
