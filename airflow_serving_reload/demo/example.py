@@ -1,0 +1,65 @@
+"""What the example Dags have in common: where training and serving happen, the server, the fields of the form."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from airflow.sdk import Param
+
+from airflow_serving_reload.operators import PaddleServer
+
+TRAINING_PATH = os.environ.get("UCI_HOUSING_TRAINING_PATH", "/srv/training")
+"""Folder on the training host in which models are made."""
+
+SERVING_PATH = os.environ.get("UCI_HOUSING_SERVING_PATH", "/srv/serving")
+"""Folder on the serving host in which the server was started."""
+
+POKE_INTERVAL = float(os.environ.get("UCI_HOUSING_POKE_INTERVAL", "10"))
+"""Seconds between two looks at a donefile."""
+
+SERVER = PaddleServer(
+    log_path=os.environ.get("UCI_HOUSING_SERVER_LOG", f"{SERVING_PATH}/log/serving.INFO"),
+    probe_url=os.environ.get("UCI_HOUSING_SERVER_URL", "http://127.0.0.1:9393/predict"),
+    reload_interval=float(os.environ.get("UCI_HOUSING_RELOAD_INTERVAL", "10")),
+)
+
+TRAINING_FORM: dict[str, Any] = {
+    "version": Param(
+        None,
+        type=["null", "string"],
+        pattern=r"^[A-Za-z0-9._-]{1,40}$",
+        title="Version",
+        description_md="What to call the new model; the time of the upload if left empty.",
+        section="Model",
+    ),
+    "epochs": Param(
+        30,
+        type="integer",
+        minimum=1,
+        maximum=1000,
+        title="Epochs",
+        description_md="How often training goes through the 404 houses that it learns from.",
+        section="Training",
+    ),
+    "seed": Param(
+        0,
+        type="integer",
+        minimum=0,
+        maximum=2**31 - 1,
+        title="Seed",
+        description_md="Another seed gives a slightly different model.",
+        section="Training",
+    ),
+}
+
+
+def train(folder: str, *, seed: int, epochs: int) -> str:
+    """Train a model in a folder of its own below `TRAINING_PATH`, and give its path."""
+    from pathlib import Path
+
+    from airflow_serving_reload.demo import housing
+
+    model = Path(TRAINING_PATH, folder, "uci_housing_model")
+    print(housing.train(model, seed=seed, epochs=epochs))  # noqa: T201 - what a task prints is its log
+    return str(model)
