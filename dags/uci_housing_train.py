@@ -1,4 +1,4 @@
-"""Trains the housing model every ten minutes and puts it into the store: the producing half."""
+"""Trains the housing model on a schedule and puts it into the store: the producing half."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, task
 
-from airflow_serving_reload.demo.example import TRAINING_FORM, train
+from airflow_serving_reload.demo.example import TRAINING_FORM, TRAINING_SCHEDULE, train
 from airflow_serving_reload.operators import UploadModelOperator
 
 with DAG(
     "uci_housing_train",
     dag_display_name="Housing: train and upload",
-    schedule="*/10 * * * *",
+    schedule=TRAINING_SCHEDULE,
     catchup=False,
     max_active_runs=1,
     default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},

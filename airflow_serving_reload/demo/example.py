@@ -18,6 +18,9 @@ SERVING_PATH = os.environ.get("UCI_HOUSING_SERVING_PATH", "/srv/serving")
 POKE_INTERVAL = float(os.environ.get("UCI_HOUSING_POKE_INTERVAL", "10"))
 """Seconds between two looks at a donefile."""
 
+TRAINING_SCHEDULE = os.environ.get("UCI_HOUSING_TRAINING_SCHEDULE", "*/10 * * * *") or None
+"""When a model is trained; empty for only by hand."""
+
 SERVER = PaddleServer(
     log_path=os.environ.get("UCI_HOUSING_SERVER_LOG", f"{SERVING_PATH}/log/serving.INFO"),
     probe_url=os.environ.get("UCI_HOUSING_SERVER_URL", "http://127.0.0.1:9393/predict"),
