@@ -10,7 +10,8 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -384,39 +385,59 @@ def test_log_has_the_format_of_glog(live: LiveModel) -> None:
 # Answers while models change
 
 
-def test_no_request_fails_and_no_answer_mixes_models(live: LiveModel, epoch: int, prices: dict[str, float]) -> None:
-    """While releases are swapped, every request is answered, and each answer is of one release throughout."""
-    timestamps = {live.path.resolve().name: epoch}
+@contextmanager
+def asked_without_pause(live: LiveModel) -> Iterator[list[dict[str, object]]]:
+    """Collect answers from four clients that never pause; fail at the end if any request did."""
     answers: list[dict[str, object]] = []
     failures: list[BaseException] = []
     stopping = threading.Event()
 
-    def ask_without_pause() -> None:
+    def ask() -> None:
         try:
             while not stopping.is_set():
                 answers.append(live.answer())
-        except BaseException as error:  # noqa: BLE001 - told by the test's own thread
+        except BaseException as error:  # noqa: BLE001 - raised by the test's own thread
             failures.append(error)
 
-    readers = [threading.Thread(target=ask_without_pause) for _ in range(4)]
-    for reader in readers:
-        reader.start()
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for client in clients:
+        client.start()
     try:
+        yield answers
+    finally:
+        stopping.set()
+        for client in clients:
+            client.join()
+    assert failures == []
+
+
+def test_no_request_fails_and_no_answer_mixes_models(live: LiveModel, epoch: int, prices: dict[str, float]) -> None:
+    """While models are published one after another, each answer is of one release throughout and none fails."""
+    timestamps = {live.path.resolve().name: epoch}
+    with asked_without_pause(live) as answers:
         for number in range(1, 21):
             release = live.publish(f"seed-{number % 3 + 1}", timestamp=epoch + number)
             timestamps[release] = epoch + number
-            wait_until(lambda: answers[-1]["timestamp"] == epoch + number or failures, f"{release} served")  # noqa: B023
-    finally:
-        stopping.set()
-        for reader in readers:
-            reader.join()
+            wait_until(partial(live.serves, release), f"{release} served")
 
-    assert failures == []
     assert {str(answer["release"]) for answer in answers} == set(timestamps)
     for answer in answers:
         release = str(answer["release"])
         assert answer["timestamp"] == timestamps[release]
         assert answer["price"] == pytest.approx(prices[release.partition("-release")[0]], rel=1e-5)
+
+
+def test_releases_swapped_during_a_load_are_not_mixed(live: LiveModel, epoch: int, prices: dict[str, float]) -> None:
+    """Releases published faster than they load give answers with the price of their release; the last one stays."""
+    with asked_without_pause(live) as answers:
+        for number in range(1, 301):
+            release = live.publish(f"seed-{number % 3 + 1}", timestamp=epoch + number)
+        wait_until(partial(live.serves, release), f"{release} served")
+
+    assert len({answer["release"] for answer in answers}) > 1
+    for answer in answers:
+        model = str(answer["release"]).partition("-release")[0]
+        assert answer["price"] == pytest.approx(prices[model], rel=1e-5)
 
 
 # Start and end
