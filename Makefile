@@ -1,0 +1,44 @@
+# Commands of the project; each does the set-up that it needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+CONSTRAINTS := $(wildcard constraints/python-$(VERSION).txt)
+PADDLE_SERVING_VENV := .venv-paddle-serving
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench constraints screenshots clean
+
+help: ## Show this list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.ready ## Make .venv from the committed constraints.
+
+$(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[demo]' --group dev
+	touch $@
+
+demo: setup ## Train, upload, notice and serve a model through a real Airflow.
+	$(BIN)/python -m airflow_serving_reload.demo
+
+test: setup paddle-serving ## Run the tests.
+	$(BIN)/pytest
+
+check: setup ## Lint and check types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## Format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+constraints: ## Resolve the newest versions anew for $(PYTHON).
+	$(PYTHON) constraints/resolve.py
+
+clean: ## Remove what the other commands made.
+	rm -rf $(VENV) $(PADDLE_SERVING_VENV) .pytest_cache .mypy_cache .ruff_cache
