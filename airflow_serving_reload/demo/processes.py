@@ -242,7 +242,6 @@ class _Guardian:
 
     def __init__(self, owner: int, grace: float, command: Sequence[str]) -> None:
         self._grace = grace
-        self._status: int | None = None
         self._kill_at: float | None = None
         _adopt_orphans()
         self._orders = sys.stdin.fileno()
@@ -250,7 +249,7 @@ class _Guardian:
         self._watched = [self._orders, self._signals, *_handle_of(owner)]
         self._child = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.DEVNULL, start_new_session=True
-        ).pid
+        )
 
     def run(self) -> int:
         """Wait for the end of the child or the owner's word, then end whoever is left.
@@ -266,7 +265,8 @@ class _Guardian:
                     timeout = _POLL_SECONDS  # Somebody may have been born meanwhile: look again.
             for source in select.select(self._watched, [], [], timeout)[0]:
                 self._hear(source)
-        return self._status or 0
+        code = self._child.returncode
+        return code if code >= 0 else 128 - code
 
     def _reap(self) -> bool:
         """Bury the dead.
@@ -280,9 +280,8 @@ class _Guardian:
                 return False
             if not dead:
                 return True
-            if dead == self._child:
-                code = os.waitstatus_to_exitcode(status)
-                self._status = code if code >= 0 else 128 - code
+            if dead == self._child.pid:
+                self._child.returncode = os.waitstatus_to_exitcode(status)
                 self._kill_at = self._kill_at or time.monotonic() + self._grace
                 self._send(signal.SIGTERM)  # to whoever it leaves behind
 
@@ -304,7 +303,7 @@ class _Guardian:
             self._kill_at = time.monotonic() + self._grace
             # Its own group alone, and once: the child ends its other groups itself, in the order it wants,
             # and takes a second signal for impatience.
-            os.killpg(self._child, signal.SIGTERM)
+            self._send_group(signal.SIGTERM)
 
     def _send(self, number: signal.Signals) -> None:
         """Signal everybody who is left."""
@@ -313,8 +312,11 @@ class _Guardian:
                 with suppress(ProcessLookupError):
                     os.kill(process, number)
         else:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._child, number)
+            self._send_group(number)
+
+    def _send_group(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError, PermissionError):  # The latter is macOS's word for a dead group.
+            os.killpg(self._child.pid, number)
 
 
 def _adopt_orphans() -> None:
@@ -328,7 +330,8 @@ def _handle_of(owner: int) -> list[int]:
     The pipe alone would not do where the owner has forked: it stays open as long as the fork lives.
     """
     if sys.platform == "linux" and os.getppid() == owner:
-        return [os.pidfd_open(owner)]
+        with suppress(OSError):  # The kernel is too old for it.
+            return [os.pidfd_open(owner)]
     return []
 
 
