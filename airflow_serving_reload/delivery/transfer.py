@@ -90,7 +90,7 @@ def send(store: Store, path: str, source: Readable) -> Moved:
 
 
 def send_folder(store: Store, path: str, source: Path) -> Moved:
-    """Upload a folder, file by file."""
+    """Upload a folder, file by file, and remove what an earlier model left there that this one does not have."""
     moved = {}
     for parent, folders, files in os.walk(source):
         folders.sort()
@@ -99,6 +99,8 @@ def send_folder(store: Store, path: str, source: Path) -> Moved:
             relative = local.relative_to(source).as_posix()
             with local.open("rb") as file:
                 moved[relative] = send(store, child(path, relative), file)
+    for relative in set(store.walk(path)) - set(moved):
+        store.remove(child(path, relative))
     return _together(moved.items())
 
 

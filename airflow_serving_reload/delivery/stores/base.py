@@ -217,6 +217,14 @@ class Store(ABC):
                 self._remove_quietly(temporary)
                 raise
 
+    def remove(self, path: str) -> None:
+        """Remove a file.
+
+        :raises Refused: the store does not allow it.
+        """
+        with self._errors(f"removing {self.describe(path)}"):
+            self._remove(path)
+
     def _can_rename(self, folder: str) -> bool:
         """Whether files can be renamed in this folder; the default can."""
         return True

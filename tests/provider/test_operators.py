@@ -1,0 +1,303 @@
+"""The operators, run with a bare context as anyone could from a script."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+from airflow.sdk import Asset, RetryAction
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from airflow_serving_reload.delivery.errors import (
+    Corrupt,
+    DeliveryError,
+    NotThereYet,
+    PublicationFailed,
+    Refused,
+    ReloadRefused,
+    StoreUnreachable,
+)
+from airflow_serving_reload.operators import (
+    DownloadModelOperator,
+    OpenInferenceServer,
+    PaddleServer,
+    PublishModelOperator,
+    ReloadModelOperator,
+    RollbackModelOperator,
+    TouchTimestampOperator,
+    UnpackModelOperator,
+    UploadModelOperator,
+)
+from airflow_serving_reload.sensors import ReloadConfirmedSensor
+
+
+def reload(workplace, **arguments):
+    """Deliver the model in one task."""
+    arguments = {**workplace.remote, **workplace.local, "unpacked_filename": "trained", **arguments}
+    return ReloadModelOperator(task_id="reload", **arguments).execute({})
+
+
+def test_upload_tells_what_it_uploaded(workplace):
+    """An upload returns name, size and digest of what is in the store, and the donefile carries the same."""
+    uploaded = workplace.upload("v1")
+    packed = (workplace.store / "models/model.tar.gz").read_bytes()
+    announced = json.loads((workplace.store / "models/donefile").read_text())
+    assert uploaded["model"] == announced["model"] == "model.tar.gz"
+    assert uploaded["bytes"] == announced["size"] == len(packed)
+    assert uploaded["sha256"] == announced["sha256"] == hashlib.sha256(packed).hexdigest()
+    assert announced["version"] == "v1"
+    assert uploaded["donefile"]["content"] == announced
+
+
+def test_upload_with_an_empty_donefile(workplace):
+    """The seed's empty donefile can be written, and a model with it is delivered."""
+    workplace.upload("v1", donefile_format="empty")
+    assert (workplace.store / "models/donefile").read_bytes() == b""
+    assert reload(workplace)["changed"]
+    assert workplace.live_weights() == "v1"
+
+
+def test_upload_of_what_is_not_there(workplace):
+    """A model that does not exist is refused, and no donefile is written."""
+    with pytest.raises(Refused, match="no such file or folder"):
+        UploadModelOperator(task_id="u", local_model_path="/no/such", **workplace.remote).execute({})
+    assert not (workplace.store / "models/donefile").exists()
+
+
+def test_reload_gives_the_documented_dict(workplace):
+    """A delivery returns exactly the documented keys, as values that JSON can carry."""
+    uploaded = workplace.upload("v1")
+    outcome = reload(workplace)
+    assert set(outcome) == {
+        "changed",
+        "release",
+        "previous_release",
+        "donefile",
+        "sha256",
+        "bytes",
+        "files",
+        "seconds",
+        "confirmed",
+    }
+    assert outcome["changed"]
+    assert outcome["sha256"] == uploaded["sha256"]
+    assert outcome["previous_release"].endswith("adopted")
+    assert not outcome["confirmed"]
+    assert json.loads(json.dumps(outcome)) == outcome
+    assert workplace.live_weights() == "v1"
+
+
+def test_reload_is_idempotent(workplace):
+    """Delivering the same donefile again changes nothing, unless it is forced."""
+    workplace.upload("v1")
+    first = reload(workplace)
+    again = reload(workplace)
+    assert not again["changed"]
+    assert again["release"] == first["release"]
+    forced = reload(workplace, force="{{ true }}".strip("{ }"))
+    assert forced["changed"]
+    assert forced["release"] != first["release"]
+
+
+def test_folder_model(workplace):
+    """A model that is a folder in the store is uploaded and delivered file by file, without what it lost."""
+    folder = {"remote_model_name": "model"}
+    (workplace.model / "gone in v2").write_text("x")
+    workplace.upload("v1", **folder)
+    reload(workplace, unpacked_filename=None, **folder)
+    assert (workplace.serving / "model/gone in v2").exists()
+    (workplace.model / "gone in v2").unlink()
+    uploaded = workplace.upload("v2", **folder)
+    outcome = reload(workplace, unpacked_filename=None, **folder)
+    assert outcome["sha256"] == uploaded["sha256"]
+    assert workplace.live_weights() == "v2"
+    assert not (workplace.serving / "model/gone in v2").exists()
+
+
+def test_step_by_step(workplace):
+    """The four steps, handing each other paths, make the model live and then ask the server to reload."""
+    donefile = workplace.upload("v1")["donefile"]
+    timestamp = workplace.serving / "model/fluid_time_file"
+    before = timestamp.stat().st_mtime_ns
+    packed = DownloadModelOperator(
+        task_id="d", **workplace.remote, local_path=str(workplace.serving), donefile=donefile
+    ).execute({})
+    unpacked = UnpackModelOperator(task_id="u", packed_path=packed, unpacked_filename="trained").execute({})
+    assert workplace.live_weights() == "initial"
+    published = PublishModelOperator(task_id="p", unpacked_path=unpacked, **workplace.local).execute({})
+    assert workplace.live_weights() == "v1"
+    assert published["donefile"] == donefile
+    assert timestamp.stat().st_mtime_ns == before, "publishing alone must not make the server reload"
+    touched = TouchTimestampOperator(task_id="t", **workplace.local).execute({})
+    assert int(touched) > before // 10**9
+    assert timestamp.stat().st_mtime == pytest.approx(touched, abs=1e-5)
+    assert not reload(workplace)["changed"], "the release remembers its donefile"
+
+
+def test_steps_out_of_order(workplace):
+    """A step whose predecessor did not run on this host says so."""
+    missing = str(workplace.serving / "nothing")
+    for operator in (
+        UnpackModelOperator(task_id="u", packed_path=missing, unpacked_filename="trained"),
+        PublishModelOperator(task_id="p", unpacked_path=missing, **workplace.local),
+        TouchTimestampOperator(task_id="t", local_path=missing, local_model_name="model"),
+    ):
+        with pytest.raises(Refused, match=r"first|publish one"):
+            operator.execute({})
+
+
+def test_roll_back(workplace):
+    """One roll-back returns to the release before, and the one given up is not delivered again by its old donefile."""
+    for version in ("v1", "v2"):
+        workplace.upload(version)
+        reload(workplace)
+    back = RollbackModelOperator(task_id="b", **workplace.local, release="").execute({})
+    assert back["changed"]
+    assert workplace.live_weights() == "v1"
+    assert not reload(workplace)["changed"]
+    assert workplace.live_weights() == "v1"
+    workplace.upload("v3")
+    assert reload(workplace)["changed"]
+    assert workplace.live_weights() == "v3"
+
+
+def test_roll_back_to_a_named_release(workplace):
+    """A roll-back goes to the release it is told, and to nothing that is none, whatever path its name spells."""
+    workplace.upload("v1")
+    adopted = reload(workplace)["previous_release"]
+    for name in ("no-such", "../../etc", "."):
+        with pytest.raises(Refused, match="there is none"):
+            RollbackModelOperator(task_id="b", **workplace.local, release=name).execute({})
+    assert workplace.live_weights() == "v1"
+    RollbackModelOperator(task_id="b", **workplace.local, release=adopted).execute({})
+    assert workplace.live_weights() == "initial"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"remote_model_name": "../model.tar.gz"},
+        {"remote_donefile_name": "../donefile"},
+        {"local_model_name": "../other"},
+        {"local_model_name": "/etc"},
+        {"local_timestamp_file": "../fluid_time_file"},
+        {"unpacked_filename": "../trained"},
+    ],
+)
+def test_names_stay_in_their_folders(workplace, arguments):
+    """A name that would lead out of its folder is refused, and what is live stays."""
+    workplace.upload("v1")
+    with pytest.raises(Refused):
+        reload(workplace, **arguments)
+    assert workplace.live_weights() == "initial"
+
+
+@pytest.mark.parametrize(
+    ("fault", "action"),
+    [
+        (Refused("x"), RetryAction.FAIL),
+        (Corrupt("x"), RetryAction.FAIL),
+        (NotThereYet("x"), RetryAction.DEFAULT),
+        (StoreUnreachable("x"), RetryAction.DEFAULT),
+        (PublicationFailed("x"), RetryAction.DEFAULT),
+        (ReloadRefused("x"), RetryAction.DEFAULT),
+    ],
+)
+def test_what_is_retried(fault, action):
+    """Refused and corrupt fail at once; everything else is retried as the Dag says."""
+    assert isinstance(fault, DeliveryError)
+    policy = UnpackModelOperator(task_id="u", packed_path="p", unpacked_filename="f").retry_policy
+    assert policy.evaluate(fault, try_number=1, max_tries=3).action is action
+
+
+def test_own_retry_policy_wins():
+    """Whoever gives a retry policy of their own gets it."""
+    from airflow.sdk import ExceptionRetryPolicy
+
+    own = ExceptionRetryPolicy(rules=[])
+    assert UnpackModelOperator(task_id="u", packed_path="p", unpacked_filename="f", retry_policy=own).retry_policy is own
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        DownloadModelOperator,
+        PublishModelOperator,
+        ReloadModelOperator,
+        RollbackModelOperator,
+        TouchTimestampOperator,
+        UnpackModelOperator,
+        UploadModelOperator,
+    ],
+)
+def test_paths_names_and_connections_are_templates(operator):
+    """Every path, name and connection id of an operator is a template field, documented as such."""
+    import inspect
+
+    names = [
+        name
+        for name in inspect.signature(operator.__init__).parameters
+        if name.endswith(("_path", "_name", "_file", "_filename", "conn_id", "release", "donefile", "server", "version"))
+    ]
+    assert set(names) <= set(operator.template_fields)
+    assert all(f":param {name}:" in operator.__doc__ for name in names)
+
+
+def test_server_is_rendered(workplace):
+    """The fields of a server description are rendered like those of the operator that carries it."""
+    operator = ReloadModelOperator(
+        task_id="r",
+        **workplace.remote,
+        **workplace.local,
+        server=PaddleServer(log_path="/logs/{{ host }}.INFO", probe_url="http://{{ host }}/"),
+    )
+    operator.render_template_fields({"host": "h1"})
+    assert operator.server == PaddleServer(log_path="/logs/h1.INFO", probe_url="http://h1/")
+
+
+def test_asset_is_an_outlet():
+    """The asset of the live model is an outlet, so that its state and its events can be written."""
+    live = Asset("live")
+    operator = TouchTimestampOperator(task_id="t", local_path="p", local_model_name="m", model_asset=live)
+    assert operator.outlets == [live]
+
+
+def test_unknown_connection(workplace):
+    """A connection that does not exist is named in the error."""
+    with pytest.raises(AirflowNotFoundException, match="no_such"):
+        reload(workplace, conn_id="no_such")
+
+
+@pytest.mark.parametrize("kind", ["ftp", "webhdfs", "hadoop_cli"])
+def test_transports_to_come(workplace, monkeypatch, kind):
+    """A connection type without a store is refused with the types that have one."""
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps({"conn_type": kind, "host": "127.0.0.1"}))
+    with pytest.raises(Refused, match=rf"'{kind}'.*fs or http"):
+        reload(workplace, conn_id="other")
+
+
+def test_object_storage_to_come(workplace):
+    """A remote path with a scheme is refused in words."""
+    with pytest.raises(Refused, match="object storage"):
+        reload(workplace, remote_path="s3://bucket/models")
+
+
+def test_open_inference_server_to_come():
+    """A kind of server that cannot be confirmed yet says so when it is described."""
+    with pytest.raises(Refused, match="not available"):
+        OpenInferenceServer(http_conn_id="c", model_name="m")
+
+
+def test_confirming_nothing_in_particular():
+    """A confirmation that says neither which release nor since when is refused when the Dag is read."""
+    with pytest.raises(Refused, match="neither release nor since"):
+        ReloadConfirmedSensor(task_id="c", server=PaddleServer(log_path="x"))
+
+
+def test_donefile_from_a_template_may_be_json(workplace):
+    """A donefile version may come as JSON text, as a template gives it, and nonsense is refused."""
+    donefile = workplace.upload("v1")["donefile"]
+    assert reload(workplace, donefile=json.dumps(donefile))["changed"]
+    with pytest.raises(Refused, match="donefile version"):
+        reload(workplace, donefile="nonsense")
