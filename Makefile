@@ -8,7 +8,7 @@ CONSTRAINTS := $(wildcard constraints/python-$(VERSION).txt)
 PADDLE_SERVING_VENV := .venv-paddle-serving
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench constraints screenshots clean
+.PHONY: help setup demo test check paddle-serving format bench constraints screenshots clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,15 @@ demo: setup ## Train, upload, notice and serve a model through a real Airflow.
 
 test: setup paddle-serving ## Run the tests.
 	$(BIN)/pytest
+
+paddle-serving: $(PADDLE_SERVING_VENV)/.ready
+
+# Its requirements contradict Airflow's, and most of them only serve parts that the launcher does not use.
+$(PADDLE_SERVING_VENV)/.ready:
+	$(PYTHON) -m venv $(PADDLE_SERVING_VENV)
+	$(PADDLE_SERVING_VENV)/bin/pip install --quiet --no-deps paddle_serving_server==0.9.0
+	$(PADDLE_SERVING_VENV)/bin/pip install --quiet 'numpy<3' pyyaml pytest 'protobuf<3.21'
+	touch $@
 
 check: setup ## Lint and check types.
 	$(BIN)/ruff check .

@@ -147,6 +147,6 @@ def decide(seen: DonefileVersion | None, last: DonefileVersion | None) -> Decisi
 def _json_object(content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
