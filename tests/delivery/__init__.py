@@ -1,0 +1,1 @@
+"""Tests of the engine: no Airflow, and no network but a probe on this host."""
