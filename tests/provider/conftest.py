@@ -51,13 +51,13 @@ class Workplace:
         return UploadModelOperator(task_id="upload", **arguments).execute({})
 
     def live_weights(self) -> str:
-        """The weights that the server would load now."""
+        """Read the weights that the server would load now."""
         return (self.serving / "model" / "weights").read_text()
 
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    """An empty store behind the connection, and a server's folder with an initial model."""
+    """Make an empty store behind the connection, and a server's folder with an initial model."""
     place = Workplace(tmp_path / "store", tmp_path / "training" / "trained", tmp_path / "serving")
     for folder in (place.store, place.model, place.serving / "model"):
         folder.mkdir(parents=True)
@@ -70,6 +70,6 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
 
 @pytest.fixture
 def engine_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """What the engine logs."""
+    """Collect what the engine logs."""
     caplog.set_level(logging.INFO, logger="airflow_serving_reload")
     return caplog

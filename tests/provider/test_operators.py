@@ -216,7 +216,9 @@ def test_own_retry_policy_wins():
     from airflow.sdk import ExceptionRetryPolicy
 
     own = ExceptionRetryPolicy(rules=[])
-    assert UnpackModelOperator(task_id="u", packed_path="p", unpacked_filename="f", retry_policy=own).retry_policy is own
+    assert (
+        UnpackModelOperator(task_id="u", packed_path="p", unpacked_filename="f", retry_policy=own).retry_policy is own
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,7 +240,9 @@ def test_paths_names_and_connections_are_templates(operator):
     names = [
         name
         for name in inspect.signature(operator.__init__).parameters
-        if name.endswith(("_path", "_name", "_file", "_filename", "conn_id", "release", "donefile", "server", "version"))
+        if name.endswith(
+            ("_path", "_name", "_file", "_filename", "conn_id", "release", "donefile", "server", "version")
+        )
     ]
     assert set(names) <= set(operator.template_fields)
     assert all(f":param {name}:" in operator.__doc__ for name in names)

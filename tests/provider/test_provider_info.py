@@ -73,7 +73,10 @@ def test_name_is_that_of_the_distribution():
 def test_every_module_imports():
     """Every module that the dict names can be imported."""
     modules = [
-        module for part in ("operators", "sensors", "triggers") for one in INFO[part] for module in one["python-modules"]
+        module
+        for part in ("operators", "sensors", "triggers")
+        for one in INFO[part]
+        for module in one["python-modules"]
     ]
     for module in modules:
         importlib.import_module(module)

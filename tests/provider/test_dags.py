@@ -1,0 +1,133 @@
+"""The example Dags and the Dag factory, as Airflow reads them."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from airflow.sdk import Asset
+from airflow.sdk.definitions._internal.contextmanager import DagContext
+from airflow.sdk.exceptions import ParamValidationError
+
+from airflow_serving_reload.operators import PaddleServer, serving_reload_dag
+
+DAGS = sorted((Path(__file__).parents[2] / "dags").glob("*.py"))
+
+MONITOR = {
+    "conn_id": "model_store",
+    "remote_path": "/",
+    "remote_model_name": "uci_housing.tar.gz",
+    "remote_donefile_name": "donefile",
+    "local_path": ".",
+    "local_model_name": "uci_housing_model",
+    "local_timestamp_file": "fluid_time_file",
+    "local_tmp_path": "_tmp",
+    "unpacked_filename": "uci_housing_model",
+    "interval": 7,
+    "debug": True,
+}
+"""The command line of Paddle Serving's document, word for word; the connection holds the rest."""
+
+
+@pytest.fixture(params=DAGS, ids=lambda file: file.stem)
+def dag(request, monkeypatch):
+    """Give each example Dag, registered as Airflow registers the Dags of a file."""
+    spec = importlib.util.spec_from_file_location(f"example_{request.param.stem}", request.param)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    monkeypatch.setattr(DagContext, "current_autoregister_module_name", spec.name)
+    monkeypatch.setattr(DagContext, "autoregistered_dags", set())
+    spec.loader.exec_module(module)
+    [(dag, _)] = DagContext.autoregistered_dags
+    return dag
+
+
+def test_explains_itself(dag):
+    """An example Dag has a documentation, a display name, and a readable name for every task."""
+    assert dag.doc_md
+    assert dag.dag_display_name != dag.dag_id
+    assert all(task.task_display_name != task.task_id for task in dag.tasks)
+
+
+def test_form_explains_itself(dag):
+    """Every field of an example Dag's trigger form has a type, a title and a description."""
+    for name in dag.params:
+        schema = dag.params.get_param(name).schema
+        assert schema["type"]
+        assert schema["title"]
+        assert schema["description_md"]
+
+
+@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "a/b", "..%2f"])
+def test_form_takes_no_path(dag, path):
+    """No text field of an example Dag's trigger form accepts what could be a path."""
+    for name in dag.params:
+        param = dag.params.get_param(name)
+        if "string" in param.schema["type"]:
+            with pytest.raises(ParamValidationError):
+                param.resolve(path)
+            param.resolve("20261122T101112.123456Z-v1.0")
+
+
+@pytest.mark.parametrize("file", DAGS, ids=lambda file: file.stem)
+def test_reading_it_touches_nothing(file):
+    """Reading an example Dag opens no socket, writes no file, and looks at no path that its settings name."""
+    code = f"""
+import sys
+import airflow.sdk, airflow.triggers.base, airflow.providers.standard.operators.empty
+seen = []
+def hook(event, arguments):
+    if event.startswith("socket.") and event != "socket.__new__":
+        seen.append((event, arguments))
+    if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+        seen.append((event, arguments))
+    if event in ("open", "os.listdir", "os.scandir", "os.mkdir") and "/srv/" in str(arguments[0]):
+        seen.append((event, arguments))
+sys.dont_write_bytecode = True
+sys.addaudithook(hook)
+exec(compile(open({str(file)!r}).read(), {str(file)!r}, "exec"), {{"__name__": "dag", "__file__": {str(file)!r}}})
+assert not seen, seen
+"""
+    subprocess.run([sys.executable, "-W", "error::DeprecationWarning:airflow_serving_reload", "-c", code], check=True)
+
+
+def test_one_call_is_one_command_line():
+    """The options of a `monitor.py` command line make a Dag that watches the donefile and delivers in one task."""
+    made = serving_reload_dag("housing", **MONITOR)
+    [asset] = made.schedule
+    _, watching = asset.watchers[0].trigger.serialize()
+    assert (watching["remote_path"], watching["remote_donefile_name"]) == ("/", "donefile")
+    assert watching["poke_interval"] == 7
+    [task] = made.tasks
+    for option, value in MONITOR.items():
+        if option not in ("interval", "debug"):
+            assert getattr(task, option) == value
+    assert task.outlets == [Asset("housing live")]
+
+
+def test_one_task_for_each_host():
+    """Each host has a task of its own, on its own queue, with its own asset."""
+    listed = serving_reload_dag("a", hosts=["h1", "h2"], **MONITOR)
+    assert {task.queue for task in listed.tasks} == {"serving-h1", "serving-h2"}
+    assert len({task.outlets[0].name for task in listed.tasks}) == 2
+    mapped = serving_reload_dag("b", hosts={"h1": "q1"}, **MONITOR)
+    assert [task.queue for task in mapped.tasks] == ["q1"]
+
+
+def test_schedule_and_arguments_of_the_dag():
+    """A schedule takes the place of the watcher, and further arguments are the Dag's."""
+    made = serving_reload_dag("c", schedule="@hourly", tags={"x"}, server=PaddleServer(log_path="l"), **MONITOR)
+    assert made.schedule == "@hourly"
+    assert made.tags == {"x"}
+    assert made.tasks[0].server == PaddleServer(log_path="l")
+
+
+@pytest.mark.parametrize("option", ["ftp_password", "hadoop_bin", "fs_ugi", "type", "general_host"])
+def test_options_of_the_connection(option):
+    """An option that belongs to the connection is refused, by name and without its value."""
+    with pytest.raises(TypeError, match=f"{option} belong to the Airflow connection 'model_store'") as refusal:
+        serving_reload_dag("d", **MONITOR, **{option: "secret"})
+    assert "secret" not in str(refusal.value)

@@ -1,0 +1,151 @@
+"""The sensors: one decision in both modes, and a proof read out of a server's log."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk import Asset
+from airflow.sdk.exceptions import AirflowSensorTimeout, TaskDeferred
+
+from airflow_serving_reload.delivery.errors import Refused, ReloadRefused
+from airflow_serving_reload.sensors import DonefileSensor, PaddleServer, ReloadConfirmedSensor
+
+LIVE = Asset("live")
+
+
+class AssetState:
+    """The part of Airflow's context that holds the state of assets, for tasks that run without an Airflow."""
+
+    def __init__(self, **state):
+        self.state = state
+
+    def __getitem__(self, asset):
+        assert asset == LIVE
+        return self
+
+    def get(self, key):
+        """Give the stored value."""
+        return self.state.get(key)
+
+    def set(self, key, value):
+        """Store a value."""
+        self.state[key] = value
+
+
+def context_with(state):
+    """Make a context with the state of the live model's asset."""
+    return {"asset_state_store": state, "outlet_events": {LIVE: SimpleNamespace(extra={})}}
+
+
+def sensor(**arguments):
+    """Make a sensor that gives up at once."""
+    arguments = {"conn_id": "model_store", "remote_path": "/models", "poke_interval": 0, "timeout": 0, **arguments}
+    return DonefileSensor(task_id="wait", **arguments)
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_sees_a_new_donefile(workplace, deferrable):
+    """A donefile that is there at the first look ends the waiting in both modes, with the same dict."""
+    uploaded = workplace.upload("v1")
+    assert sensor(deferrable=deferrable).execute({}) == uploaded["donefile"]
+
+
+def test_waits_for_a_missing_donefile(workplace):
+    """A missing donefile means "not yet", until the time is over."""
+    with pytest.raises(AirflowSensorTimeout):
+        sensor().execute({})
+
+
+def test_waits_for_an_unreachable_store(workplace, monkeypatch):
+    """A store that cannot be reached is waited for."""
+    monkeypatch.setenv("AIRFLOW_CONN_MODEL_STORE", '{"conn_type": "http", "host": "127.0.0.1", "port": 1}')
+    with pytest.raises(AirflowSensorTimeout):
+        sensor().execute({})
+
+
+def test_compares_with_what_was_seen_last(workplace):
+    """The version that was seen last does not end the waiting, the next one does."""
+    first = workplace.upload("v1")["donefile"]
+    with pytest.raises(AirflowSensorTimeout):
+        sensor(last_seen=first).execute({})
+    second = workplace.upload("v2")["donefile"]
+    assert sensor(last_seen=first).execute({}) == second
+
+
+def test_compares_with_what_is_live(workplace):
+    """The version that the live model's asset remembers does not end the waiting, whichever run delivered it."""
+    first = workplace.upload("v1")["donefile"]
+    context = context_with(AssetState(live={"donefile": first}))
+    with pytest.raises(AirflowSensorTimeout):
+        sensor(model_asset=LIVE).execute(context)
+    second = workplace.upload("v2")["donefile"]
+    assert sensor(model_asset=LIVE).execute(context) == second
+
+
+def test_defers_with_what_it_knows(workplace):
+    """What the sensor compares with travels to the trigger when it defers."""
+    first = workplace.upload("v1")["donefile"]
+    context = context_with(AssetState(live={"donefile": first}))
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor(model_asset=LIVE, deferrable=True, timeout=60, poke_interval=3).execute(context)
+    classpath, arguments = deferred.value.trigger.serialize()
+    assert classpath == "airflow_serving_reload.triggers.donefile.DonefileTrigger"
+    assert arguments["last_seen"] == first
+    assert arguments["poke_interval"] == 3
+    assert deferred.value.method_name == "execute_complete"
+    assert deferred.value.timeout.total_seconds() == 60
+
+
+def test_resumes_with_what_the_trigger_saw(workplace):
+    """The event of the trigger is what the deferred sensor returns, and a refusal in it is raised."""
+    seen = workplace.upload("v1")["donefile"]
+    assert sensor(deferrable=True).execute_complete({}, seen) == seen
+    with pytest.raises(Refused, match="401"):
+        sensor(deferrable=True).execute_complete({}, {"error": "the server answered 401"})
+
+
+def glog(text, *, severity="W"):
+    """Write a line as Paddle Serving's C++ server does, now."""
+    return f"{severity}{datetime.now().astimezone():%m%d %H:%M:%S.%f} 1 infer.cpp:134] {text}\n"
+
+
+def served():
+    """Write the lines of a reload that succeeded, now."""
+    return glog("begin reload model[uci].") + glog("Succ load engine, path: uci") + glog("Finish reload 1 workflow(s)")
+
+
+def test_confirms_a_reload_since_the_touch(tmp_path):
+    """A reload counts only if the server began it after the touch; then the live model's asset remembers it."""
+    log = tmp_path / "serving.INFO"
+    log.write_text(served())
+    since = time.time()
+    state = AssetState()
+    confirm = ReloadConfirmedSensor(
+        task_id="confirm",
+        server=PaddleServer(log_path=str(log)),
+        since=since,
+        model_asset=LIVE,
+        donefile={"size": 3},
+        poke_interval=0,
+        timeout=0,
+    )
+    with pytest.raises(AirflowSensorTimeout):
+        confirm.execute(context_with(state))
+    assert state.state == {}
+    with log.open("a") as file:
+        file.write(served())
+    assert "Succ load engine" in confirm.execute(context_with(state))
+    assert state.state["live"]["donefile"]["size"] == 3
+
+
+def test_refused_reload_fails_at_once(tmp_path):
+    """A load that the server says has failed fails the task with the server's own line."""
+    log = tmp_path / "serving.INFO"
+    since = time.time()
+    log.write_text(glog("begin reload model[uci].") + glog("Failed create model, path: uci", severity="E"))
+    confirm = ReloadConfirmedSensor(task_id="confirm", server=PaddleServer(log_path=str(log)), since=str(since))
+    with pytest.raises(ReloadRefused, match="Failed create model, path: uci"):
+        confirm.execute({})

@@ -1,0 +1,182 @@
+"""The trigger: one event for each version, remembered only once it is safe, and never dead."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from airflow_serving_reload.triggers import DonefileTrigger, donefile_asset
+from airflow_serving_reload.triggers import donefile as trigger_module
+
+ARGUMENTS = {"conn_id": "model_store", "remote_path": "/models", "poke_interval": 0.01}
+
+
+class WatchedAssets:
+    """The state of watched assets that the triggerer gives a watcher."""
+
+    def __init__(self):
+        self.state = {}
+        self.written = asyncio.Event()
+
+    def __getitem__(self, asset):
+        return self
+
+    async def aget(self, key):
+        """Give the stored value."""
+        return self.state.get(key)
+
+    async def aset(self, key, value):
+        """Store a value."""
+        self.state[key] = value
+        self.written.set()
+
+
+@asynccontextmanager
+async def running(trigger):
+    """Run a trigger; gives a function that waits for its next event."""
+    events = trigger.run()
+    pending = None
+
+    async def next_event(seconds=10):
+        nonlocal pending
+        pending = pending or asyncio.ensure_future(anext(events))
+        payload = (await asyncio.wait_for(asyncio.shield(pending), seconds)).payload
+        pending = None
+        return payload
+
+    try:
+        yield next_event
+    finally:
+        if pending:
+            pending.cancel()
+            await asyncio.gather(pending, return_exceptions=True)
+        await events.aclose()
+        await trigger.cleanup()
+
+
+def test_can_be_made_again():
+    """What a trigger serialises makes the same trigger, and is JSON."""
+    trigger = DonefileTrigger(**ARGUMENTS, last_seen={"size": 1}, asset_name="a")
+    classpath, arguments = trigger.serialize()
+    module, _, name = classpath.rpartition(".")
+    again = getattr(importlib.import_module(module), name)(**json.loads(json.dumps(arguments)))
+    assert again.serialize() == trigger.serialize()
+
+
+async def test_one_event_for_each_version(workplace):
+    """Each version gives one event, whose payload is the version, and a version known already gives none."""
+    first = workplace.upload("v1")["donefile"]
+    async with running(DonefileTrigger(**ARGUMENTS)) as next_event:
+        assert await next_event() == first
+        with pytest.raises(TimeoutError):
+            await next_event(0.2)
+        second = workplace.upload("v2")["donefile"]
+        assert await next_event() == second
+    async with running(DonefileTrigger(**ARGUMENTS, last_seen=second)) as next_event:
+        with pytest.raises(TimeoutError):
+            await next_event(0.2)
+
+
+async def test_missing_is_not_yet(workplace):
+    """A donefile that is not there yet is waited for, and so is one that was removed."""
+    async with running(DonefileTrigger(**ARGUMENTS)) as next_event:
+        with pytest.raises(TimeoutError):
+            await next_event(0.2)
+        first = workplace.upload("v1")["donefile"]
+        assert await next_event() == first
+        (workplace.store / "models/donefile").unlink()
+        with pytest.raises(TimeoutError):
+            await next_event(0.2)
+        second = workplace.upload("v2")["donefile"]
+        assert await next_event() == second
+
+
+async def test_watermark_is_written_only_after_the_event_is_safe(workplace, monkeypatch):
+    """A watcher remembers a version not before the time in which its event is persisted, so that a crash repeats it."""
+    trigger = DonefileTrigger(**ARGUMENTS, asset_name="donefile of the model")
+    trigger.asset_state_store = assets = WatchedAssets()
+    first = workplace.upload("v1")["donefile"]
+    async with running(trigger) as next_event:
+        assert await next_event() == first
+        with pytest.raises(TimeoutError):
+            await next_event(0.2)
+        assert assets.state == {}
+        monkeypatch.setattr(trigger_module, "PERSISTED_AFTER", 0)
+        with pytest.raises(TimeoutError):
+            await next_event(0.2)
+        await asyncio.wait_for(assets.written.wait(), 10)
+    assert assets.state == {"donefile": first}
+    again = DonefileTrigger(**ARGUMENTS, asset_name="donefile of the model")
+    again.asset_state_store = assets
+    async with running(again) as next_event:
+        with pytest.raises(TimeoutError):
+            await next_event(0.2)
+
+
+async def test_unsafe_event_is_repeated(workplace):
+    """A watcher that died before its event was safe gives it again."""
+    first = workplace.upload("v1")["donefile"]
+    assets = WatchedAssets()
+    for _ in range(2):
+        trigger = DonefileTrigger(**ARGUMENTS)
+        trigger.asset_state_store = assets
+        async with running(trigger) as next_event:
+            assert await next_event() == first
+
+
+async def test_lives_through_faults(workplace, monkeypatch, capsys):
+    """A watcher outlives a store that cannot be reached and a connection that is missing, and says so."""
+    monkeypatch.setattr(trigger_module, "LONGEST_PAUSE", 0.01)
+    good = DonefileTrigger(**ARGUMENTS)
+    monkeypatch.delenv("AIRFLOW_CONN_MODEL_STORE")
+    async with running(good) as next_event:
+        with pytest.raises(TimeoutError):
+            await next_event(0.2)
+        assert "fault 1 in a row" in capsys.readouterr().out
+        monkeypatch.setenv("AIRFLOW_CONN_MODEL_STORE", '{"conn_type": "http", "host": "127.0.0.1", "port": 1}')
+        with pytest.raises(TimeoutError):
+            await next_event(0.2)
+        assert "cannot be reached" in capsys.readouterr().out
+        connection = {"conn_type": "fs", "extra": {"path": str(workplace.store)}}
+        monkeypatch.setenv("AIRFLOW_CONN_MODEL_STORE", json.dumps(connection))
+        await good.cleanup()
+        first = workplace.upload("v1")["donefile"]
+        assert await next_event() == first
+
+
+def test_pauses_grow_with_faults():
+    """A store that fails again and again is asked ever more rarely, but at least once a minute."""
+    trigger = DonefileTrigger(conn_id="c", remote_path="/", poke_interval=1)
+    pauses = [trigger._pause(trigger_module.Decision.UNCHANGED, faults) for faults in range(10)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] == 1
+    assert pauses[-1] == trigger_module.LONGEST_PAUSE
+
+
+async def test_refusal_ends_a_deferred_sensor(workplace, monkeypatch):
+    """For a deferred sensor, what a retry cannot mend ends the waiting with the reason."""
+    monkeypatch.setenv("AIRFLOW_CONN_MODEL_STORE", '{"conn_type": "ftp", "host": "127.0.0.1"}')
+    trigger = DonefileTrigger(**ARGUMENTS)
+    trigger.task_instance = SimpleNamespace(task_id="wait")
+    async with running(trigger) as next_event:
+        assert "no store" in (await next_event())["error"]
+
+
+def test_asset_has_its_watcher():
+    """`donefile_asset` gives an asset whose watcher's trigger knows the asset's name."""
+    asset = donefile_asset("a", conn_id="c", remote_path="/r", remote_donefile_name="d", poke_interval=3)
+    [watcher] = asset.watchers
+    _, arguments = watcher.trigger.serialize()
+    assert arguments == {
+        "conn_id": "c",
+        "remote_path": "/r",
+        "remote_donefile_name": "d",
+        "poke_interval": 3,
+        "last_seen": None,
+        "asset_name": "a",
+    }
