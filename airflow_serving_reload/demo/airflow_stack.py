@@ -33,6 +33,8 @@ _ARGUMENTS: Mapping[Component, tuple[str, ...]] = {
     "triggerer": ("triggerer", "--skip-serve-logs"),
     "dag-processor": ("dag-processor",),
 }
+# Seconds. Its triggers are gone in no time, but then it often waits another 10 s for nothing.
+_GRACE: Mapping[Component, float] = {"triggerer": 3.0}
 _LOCALHOST = "127.0.0.1"
 _POLL_SECONDS = 0.2
 _PAGE = 100
@@ -150,6 +152,7 @@ class AirflowStack:
             log=self.log(component),
             environment=self._environment,
             folder=self.home,
+            grace=_GRACE.get(component, 10.0),
         )
 
     def _wait_until_healthy(self, component: Component, seconds: float) -> None:
@@ -257,6 +260,11 @@ class AirflowClient:
             return False
         return component == "api-server" or datetime.fromisoformat(health[f"latest_{name}_heartbeat"]) > since
 
+    def import_errors(self) -> dict[str, str]:
+        """Give the Dag files that cannot be imported, each with the exception."""
+        errors = self._all("importErrors", "import_errors")
+        return {error["filename"]: error["stack_trace"] for error in errors}
+
     def wait_for_dags(self, *dag_ids: str, seconds: float = 60.0) -> None:
         """Wait until Dags have been parsed.
 
@@ -267,8 +275,8 @@ class AirflowClient:
             return set(dag_ids) - {dag["dag_id"] for dag in self._all("dags", "dags")}
 
         def all_parsed() -> bool:
-            if errors := self._all("importErrors", "import_errors"):
-                texts = "\n".join(f"{error['filename']}:\n{error['stack_trace']}" for error in errors)
+            if errors := self.import_errors():
+                texts = "\n".join(f"{file}:\n{text}" for file, text in errors.items())
                 raise AirflowError(f"Airflow cannot import {len(errors)} Dag file(s).\n{texts}")
             return not missing()
 
@@ -358,21 +366,17 @@ class AirflowClient:
 
     def asset_events(self, asset_name: str) -> list[AssetEvent]:
         """List the events of an asset, oldest first; none for an asset that no Dag has named yet."""
-        events: list[AssetEvent] = []
-        for asset in self._all("assets", "assets", name_pattern=asset_name):
-            if asset["name"] != asset_name:
-                continue
-            events.extend(
-                AssetEvent(
-                    timestamp=datetime.fromisoformat(event["timestamp"]),
-                    extra=event["extra"] or {},
-                    source_dag_id=event["source_dag_id"],
-                    source_task_id=event["source_task_id"],
-                    created_runs=tuple((run["dag_id"], run["run_id"]) for run in event["created_dagruns"]),
-                )
-                for event in self._all("assets/events", "asset_events", asset_id=asset["id"], order_by="id")
+        return [
+            AssetEvent(
+                timestamp=datetime.fromisoformat(event["timestamp"]),
+                extra=event["extra"] or {},
+                source_dag_id=event["source_dag_id"],
+                source_task_id=event["source_task_id"],
+                created_runs=tuple((run["dag_id"], run["run_id"]) for run in event["created_dagruns"]),
             )
-        return events
+            for event in self._all("assets/events", "asset_events", name_pattern=asset_name)
+            if event["name"] == asset_name
+        ]
 
     def _explain(self, dag_id: str, run_id: str, what: str) -> str:
         tasks = self.task_instances(dag_id, run_id)

@@ -93,14 +93,12 @@ class Child:
 class Processes:
     """Owns child processes; on leaving the ``with`` block they are ended in reverse order of their start.
 
-    :param grace: seconds between SIGTERM and SIGKILL for each child.
     :param unwind_on_signals: let SIGINT raise KeyboardInterrupt and SIGTERM raise SystemExit inside the
         ``with`` block, so that everything around it is cleaned up too. For an owner with signal handlers of
         its own switch it off: the guardians still end the children once the owner is gone.
     """
 
-    def __init__(self, *, grace: float = 10.0, unwind_on_signals: bool = True) -> None:
-        self._grace = grace
+    def __init__(self, *, unwind_on_signals: bool = True) -> None:
         self._unwind_on_signals = unwind_on_signals
         self._children: list[Child] = []
         self._handlers = ExitStack()
@@ -124,6 +122,7 @@ class Processes:
         log: Path,
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
+        grace: float = 10.0,
     ) -> Child:
         """Start a child in a session of its own, with no input and its output appended to a log file.
 
@@ -132,12 +131,13 @@ class Processes:
         :param log: the log file, created with its folder where they do not exist.
         :param environment: all environment variables of the child; None hands down the owner's.
         :param folder: the working directory of the child; None hands down the owner's.
+        :param grace: seconds between SIGTERM and SIGKILL.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             guardian = subprocess.Popen(  # noqa: S603 - what to run is the caller's own choice
                 # Isolated and without site-packages: a guardian starts in milliseconds and stays small.
-                [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(self._grace), *command],
+                [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(grace), *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

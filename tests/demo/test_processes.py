@@ -124,11 +124,11 @@ def python(program: str, *arguments: str | Path) -> list[str]:
     return [sys.executable, "-c", program, *map(str, arguments)]
 
 
-def start_witness(processes: Processes, folder: Path, name: str, *manner: str) -> Child:
+def start_witness(processes: Processes, folder: Path, name: str, *manner: str, grace: float = 60) -> Child:
     """Start a witness and wait until it is one."""
     ready = folder / f"{name}.ready"
     command = python(WITNESS, name, ready, folder / "witnessed", *manner)
-    witness = processes.start(name, command, log=folder / f"{name}.log")
+    witness = processes.start(name, command, log=folder / f"{name}.log", grace=grace)
     processes.wait_until(ready.exists, witness, seconds=DEADLINE_SECONDS)
     return witness
 
@@ -209,8 +209,8 @@ def test_children_end_in_reverse_order(tmp_path: Path) -> None:
 
 def test_stubborn_child_is_killed(tmp_path: Path, living: Living) -> None:
     """A child that does not end on SIGTERM is ended by SIGKILL once its grace is over."""
-    with Processes(grace=0.5) as processes:
-        child = start_witness(processes, tmp_path, "child", "stubborn")
+    with Processes() as processes:
+        child = start_witness(processes, tmp_path, "child", "stubborn", grace=0.5)
         processes.end(child)
         assert child.status == 128 + signal.SIGKILL
         assert (tmp_path / "witnessed").read_text().split() == ["child"]
