@@ -173,11 +173,12 @@ def _untar(plain: Readable, destination: _Destination) -> None:
                 _extract(tar, member, destination)
                 # The list of members that tarfile keeps would grow with the archive.
                 tar.members = []  # type: ignore[attr-defined]
+            rest = cast(IO[bytes], tar.fileobj)  # has read more than it gave
+            while chunk := rest.read(CHUNK):
+                if any(chunk):
+                    raise Corrupt("something follows behind its end")
     except Corrupt as error:
         raise Corrupt(f"unpacking {destination.archive}: {error}; upload it again") from error
-    while chunk := plain.read(CHUNK):
-        if any(chunk):
-            raise Corrupt(f"unpacking {destination.archive}: something follows behind its end; pack it anew")
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, destination: _Destination) -> None:
