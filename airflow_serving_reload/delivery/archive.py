@@ -37,6 +37,7 @@ DAMAGED: tuple[type[Exception], ...] = (
     cast(type[Exception], isal_zlib.IsalError),
     lzma.LZMAError,
     tarfile.TarError,
+    ValueError,  # of numbers in the headers of tar archives
     zlib.error,
     zstd.ZstdError,
 )
@@ -189,6 +190,8 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, destination: _Destin
     elif member.islnk():
         destination.add_hard_link(member.name, member.linkname)
     elif member.isfile():
+        if member.size < 0:
+            raise Corrupt(f"the length of its member {member.name!r} is less than nothing")
         data = cast(IO[bytes], tar.extractfile(member))
         chunks = iter(lambda: data.read(CHUNK), b"")
         destination.add_file(member.name, chunks, size=member.size, executable=bool(member.mode & 0o100))
