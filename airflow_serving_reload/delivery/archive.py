@@ -199,8 +199,11 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, destination: _Destin
         destination.refuse(member.name, "it is a device, a FIFO or another special file")
 
 
-ZIP_END_AT_MOST = 22 + 0xFFFF
-"""Bytes that the record at the end of a zip archive takes at most, its comment included."""
+ZIP_END = b"PK\x05\x06"
+"""How the record at the end of a zip archive begins."""
+
+ZIP_END_BYTES = 22
+"""Length of that record, the last two bytes of which tell the length of the comment behind it."""
 
 
 def _unzip(source: _Chained, destination: _Destination) -> None:
@@ -209,7 +212,7 @@ def _unzip(source: _Chained, destination: _Destination) -> None:
     def chunks_of_source() -> Iterator[bytes]:
         nonlocal ending
         while chunk := source.read(CHUNK):
-            ending = (ending + chunk)[-ZIP_END_AT_MOST:]
+            ending = (ending + chunk)[-(ZIP_END_BYTES + 0xFFFF) :]
             yield chunk
 
     packed = chunks_of_source()
@@ -223,8 +226,12 @@ def _unzip(source: _Chained, destination: _Destination) -> None:
             destination.add_file(name, chunks, size=size or 0, executable=False)
     for _ in packed:
         pass
-    if not zipfile.is_zipfile(io.BytesIO(ending)):
-        raise Corrupt(f"unpacking {destination.archive}: it ends without the record that ends a zip; upload it again")
+    end = ending.rfind(ZIP_END)
+    comment = end + ZIP_END_BYTES
+    if end < 0 or len(ending) != comment + int.from_bytes(ending[comment - 2 : comment], "little"):
+        raise Corrupt(
+            f"unpacking {destination.archive}: it does not end with the record that ends a zip; upload it again"
+        )
 
 
 LONGEST_NAME = 255
