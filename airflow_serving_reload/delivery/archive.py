@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
+import math
 import os
 import sys
 import tarfile
@@ -167,13 +168,45 @@ class _StrictTarInfo(tarfile.TarInfo):
             raise Corrupt(f"the header of a member is damaged ({error})") from error
 
 
+LONGEST_HEADERS = 4 << 20
+"""Bytes that the headers of one member of a tar archive may take, since tarfile keeps them in memory."""
+
+
+class _TarStream(Counting):
+    """The stream of a tar archive, between whose members there may be headers up to a bound alone."""
+
+    def __init__(self, source: Readable, archive: str) -> None:
+        super().__init__(source)
+        self._archive = archive
+        self.expect_headers()
+
+    def expect_headers(self) -> None:
+        self._bound: float = self.count + LONGEST_HEADERS
+
+    def expect_data(self) -> None:
+        self._bound = math.inf
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = super().read(size)
+        if self.count > self._bound:
+            raise Refused(
+                f"unpacking {self._archive}: the headers of a member take more than {LONGEST_HEADERS} bytes; "
+                "pack it without extended attributes and sparse files"
+            )
+        return data
+
+
 def _untar(plain: Readable, destination: _Destination) -> None:
+    stream = _TarStream(plain, destination.archive)
     try:
-        with tarfile.open(fileobj=cast(IO[bytes], plain), mode="r|", bufsize=CHUNK, tarinfo=_StrictTarInfo) as tar:
+        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=CHUNK, tarinfo=_StrictTarInfo) as tar:
             for member in tar:
+                stream.expect_data()
                 _extract(tar, member, destination)
                 # The list of members that tarfile keeps would grow with the archive.
                 tar.members = []  # type: ignore[attr-defined]
+                stream.expect_headers()
+            stream.expect_data()
             rest = cast(IO[bytes], tar.fileobj)  # has read more than it gave
             while chunk := rest.read(CHUNK):
                 if any(chunk):
