@@ -96,6 +96,7 @@ def unpack(source: Readable, folder: Path, *, name: str, limits: Limits = DEFAUL
             with read_ahead(_decompressed(rest, head, name)) as plain:
                 _untar(plain, destination)
         counted.drain()
+        destination.finish()
     except DAMAGED as error:
         reason = str(error) or type(error).__name__
         raise Corrupt(f"unpacking {name}: it is damaged ({reason}); upload it again") from error
@@ -103,7 +104,6 @@ def unpack(source: Readable, folder: Path, *, name: str, limits: Limits = DEFAUL
         if error.errno is None:  # bz2 and gzip report damage so
             raise Corrupt(f"unpacking {name}: it is damaged ({error}); upload it again") from error
         raise PublicationFailed(f"unpacking {name} into {folder}: {error.strerror}; make room for it") from error
-    destination.finish()
     return Contents(destination.files, destination.total_bytes)
 
 
@@ -270,6 +270,9 @@ def _unzip(source: _Chained, destination: _Destination) -> None:
 LONGEST_NAME = 255
 """Bytes that Linux file systems allow a name at most."""
 
+LONGEST_PATH = 1024
+"""Bytes that a path inside an archive may have: Linux allows 4096, and the path of the release takes its part."""
+
 
 class _Destination:
     """The folder that an archive unpacks into: every write passes the checks made here."""
@@ -316,6 +319,8 @@ class _Destination:
 
     def add_symlink(self, member: str, target: str) -> None:
         # Made last, so that no member can be written through a link.
+        if not target or len(os.fsencode(target)) > LONGEST_PATH or _has_control_characters(target):
+            self.refuse(member, f"it is a link to {target[:200]!r}, which is no path")
         path = self._new(member)
         path.touch()
         self._symlinks.append((path, target))
@@ -339,7 +344,8 @@ class _Destination:
         parts = name.split("/") if name not in ("", ".") else []
         if member.startswith("/") or any(part in ("", ".", "..") for part in parts):
             self.refuse(member, "its name is absolute or leads upwards")
-        if any(letter < " " for letter in name) or any(len(os.fsencode(part)) > LONGEST_NAME for part in parts):
+        too_long = len(os.fsencode(name)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in parts)
+        if too_long or _has_control_characters(name):
             self.refuse(member, "its name holds control characters or is too long")
         return self._folder.joinpath(*parts)
 
@@ -360,6 +366,10 @@ class _Destination:
             self.refuse(member, f"it would unpack to more than {self._limits.total_bytes} bytes")
         if self.total_bytes > max(self._limits.ratio_from, self._limits.ratio * self._packed.count):
             self.refuse(member, f"it would unpack to more than {self._limits.ratio:g} times its packed size")
+
+
+def _has_control_characters(name: str) -> bool:
+    return any(letter < " " for letter in name)
 
 
 class _Chained(io.RawIOBase):
