@@ -285,7 +285,7 @@ class _Destination:
         self._limits = limits
         self._packed = packed
         self._members = 0
-        self._symlinks: list[tuple[Path, str]] = []
+        self._symlinks: dict[Path, str] = {}
 
     def refuse(self, member: str, why: str) -> None:
         raise Refused(f"unpacking {self.archive}: refused at its member {member!r}: {why}; pack it without that")
@@ -312,7 +312,7 @@ class _Destination:
 
     def add_hard_link(self, member: str, target: str) -> None:
         path, source = self._new(member), self._path(target)
-        if not source.is_file():
+        if not source.is_file() or source in self._symlinks:
             self.refuse(member, f"it is a hard link to {target!r}, which is no file before it")
         self.files += 1
         os.link(source, path)
@@ -323,15 +323,15 @@ class _Destination:
             self.refuse(member, f"it is a link to {target[:200]!r}, which is no path")
         path = self._new(member)
         path.touch()
-        self._symlinks.append((path, target))
+        self._symlinks[path] = target
 
     def finish(self) -> None:
         """Make the symbolic links, and prove that none leads out of the folder."""
-        for path, target in self._symlinks:
+        for path, target in self._symlinks.items():
             path.unlink()
             path.symlink_to(target)
         root = self._folder.resolve()
-        for path, target in self._symlinks:
+        for path, target in self._symlinks.items():
             member = str(path.relative_to(self._folder))
             if Path(target).is_absolute() or not Path(os.path.realpath(path)).is_relative_to(root):
                 self.refuse(member, f"it is a link to {target!r}, out of the archive")
