@@ -113,17 +113,26 @@ def find_folder(unpacked: Path, name: str, archive: str) -> Path:
     :param unpacked: folder that the archive was unpacked to.
     :param name: path of the folder inside the archive; `.` for its top.
     :param archive: what to call the archive in messages.
-    :raises Refused: the name leads out of the archive, or there is no such folder.
+    :return: the folder itself, where the name is that of a link to it.
+    :raises Refused: the name leads out of the archive, there is no such folder, or a link leads out of it.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
         raise Refused(f"looking for unpacked_filename {name!r} in {archive}: it leads out of the archive")
-    folder = unpacked / name
-    if not folder.is_dir() or not folder.resolve().is_relative_to(unpacked.resolve()):
+    folder = Path(os.path.realpath(unpacked / name))
+    if not folder.is_dir() or not folder.is_relative_to(unpacked.resolve()):
         found = ", ".join(sorted(repr(entry.name) for entry in unpacked.iterdir())[:10]) or "nothing"
         raise Refused(
             f"looking for the folder {name!r} (unpacked_filename) in {archive}: at its top there is {found}; "
             "set unpacked_filename to the model's folder in the archive, '.' for its top"
         )
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, entry) for entry in (*folders, *files)):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder):
+                raise Refused(
+                    f"taking the folder {name!r} (unpacked_filename) out of {archive}: "
+                    f"{str(path.relative_to(folder))!r} is a link to {str(path.readlink())!r}, out of the model; "
+                    "pack the file itself, or set unpacked_filename to a folder that holds both"
+                )
     return folder
 
 
