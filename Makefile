@@ -46,6 +46,10 @@ format: setup ## Format the code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+screenshots: setup ## Take the pictures of the README from the demo at URL=..., in headless Chromium.
+	$(BIN)/pip install --quiet --group docs
+	$(BIN)/python docs/screenshots.py $(URL)
+
 constraints: ## Resolve the newest versions anew for $(PYTHON).
 	$(PYTHON) constraints/resolve.py
 

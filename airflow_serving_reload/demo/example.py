@@ -34,7 +34,6 @@ TRAINING_FORM: dict[str, Any] = {
         pattern=r"^[A-Za-z0-9._-]{1,40}$",
         title="Version",
         description_md="What to call the new model; the time of the upload if left empty.",
-        section="Model",
     ),
     "epochs": Param(
         30,
@@ -43,7 +42,6 @@ TRAINING_FORM: dict[str, Any] = {
         maximum=1000,
         title="Epochs",
         description_md="How often training goes through the 404 houses that it learns from.",
-        section="Training",
     ),
     "seed": Param(
         0,
@@ -52,7 +50,6 @@ TRAINING_FORM: dict[str, Any] = {
         maximum=2**31 - 1,
         title="Seed",
         description_md="Another seed gives a slightly different model.",
-        section="Training",
     ),
 }
 
