@@ -477,7 +477,7 @@ def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def _zip(folder: Path, target: BinaryIO) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
-        for path in sorted(folder.rglob("*")):
+        for path in (folder, *sorted(folder.rglob("*"))):
             if path.is_symlink() and path.is_dir():
                 raise Refused(f"packing {folder}: {path} is a link to a folder, which zip cannot hold; pack it as tar")
             archive.write(path, Path(folder.name, path.relative_to(folder)))
