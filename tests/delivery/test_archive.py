@@ -1,0 +1,611 @@
+"""Archives: they come out as they went in, whole or not at all, and do no harm to the host."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import os
+import random
+import shutil
+import subprocess
+import tarfile
+import tracemalloc
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_serving_reload.delivery.archive import (
+    PACKERS,
+    Contents,
+    Limits,
+    find_folder,
+    is_archive_name,
+    pack,
+    unpack,
+)
+from airflow_serving_reload.delivery.errors import Corrupt, PublicationFailed, Refused
+from airflow_serving_reload.delivery.streams import Readable
+
+from .models import contents
+from .packing import COMPRESSORS, Endless, Member, file, folder, hard_link, symlink, tar, zipped
+
+MIB = 1 << 20
+NOISE = random.Random(0).randbytes(MIB + MIB // 4)
+SMALL_NOISE = NOISE[:3000]
+
+
+@pytest.fixture
+def staging(tmp_path: Path) -> Path:
+    """Give an empty folder to unpack in, beside which lies something that is nobody's to touch."""
+    outside = tmp_path / "host" / "outside"
+    outside.mkdir(parents=True)
+    (outside / "secret").write_text("untouched")
+    staging = tmp_path / "host" / "staging"
+    staging.mkdir()
+    return staging
+
+
+@pytest.fixture(autouse=True)
+def _nothing_outside_changes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever an archive holds: nothing beside the folder that it is unpacked in changes."""
+    if "staging" not in request.fixturenames:
+        yield
+        return
+    staging: Path = request.getfixturevalue("staging")
+
+    def outside() -> dict[str, object]:
+        return {
+            str(path): (path.lstat().st_mode, path.lstat().st_mtime_ns, path.lstat().st_nlink)
+            for path in staging.parent.rglob("*")
+            if not path.is_relative_to(staging)
+        }
+
+    before = outside()
+    yield
+    assert outside() == before
+    assert (staging.parent / "outside" / "secret").read_text() == "untouched"
+
+
+def unpacked(packed: bytes, staging: Path, limits: Limits = Limits()) -> Contents:  # noqa: B008 - it is frozen
+    """Unpack bytes that come in pieces of unhandy length."""
+    pieces = (packed[begin : begin + 1789] for begin in range(0, len(packed), 1789))
+    return unpack(Endless(pieces), staging, name="model.tar", limits=limits)
+
+
+def _model(folder: Path) -> Path:
+    """Write a model with everything that names and files can be."""
+    (folder / "nested" / "more deeply").mkdir(parents=True)
+    (folder / "empty folder").mkdir()
+    for name, data in {
+        "with space": b"1",
+        "模型.pdmodel": "模型".encode(),
+        "-rf": b"3",
+        "empty": b"",
+        "nested/more deeply/noise": NOISE,
+        "x" * 200: b"long",
+    }.items():
+        (folder / name).write_bytes(data)
+    (folder / "run").write_bytes(b"#!/bin/sh\n")
+    (folder / "run").chmod(0o750)
+    return folder
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_tar_round_trip(ending: str, tmp_path: Path, staging: Path) -> None:
+    """What is packed into a tar archive of any compression comes out the same, links included."""
+    model = _model(tmp_path / "model 一")
+    (model / "latest").symlink_to("nested/more deeply/noise")
+    (model / "nested" / "up").symlink_to("../empty folder")
+    os.link(model / "-rf", model / "same")
+    with pack(model, f"archive{ending}") as packed:
+        result = unpack(packed, staging, name="archive")
+    assert contents(staging / "model 一") == contents(model)
+    assert (staging / "model 一" / "-rf").samefile(staging / "model 一" / "same")
+    assert result == Contents(files=8, total_bytes=len(NOISE) + 6 + 10 + 2 + 4)
+
+
+def test_zip_round_trip(tmp_path: Path, staging: Path) -> None:
+    """What is packed into a zip archive comes out the same, but for what a zip that streams past cannot tell."""
+    model = _model(tmp_path / "model 一")
+    expected = contents(model)
+    expected["run"] = (*expected["run"][:2], False)
+    (model / "latest").symlink_to("-rf")
+    with pack(model, "archive.zip") as packed:
+        result = unpack(packed, staging, name="archive")
+    assert contents(staging / "model 一") == {**expected, "latest": ("file", b"3", False)}
+    assert result == Contents(files=8, total_bytes=len(NOISE) + 1 + 6 + 1 + 10 + 1 + 4)
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_tar_dialect(format: int, staging: Path) -> None:  # noqa: A002 - tarfile's word
+    """Archives in the dialects of other packers are unpacked, long names included."""
+    long = "/".join(["folder" * 8] * 4)
+    unpacked(tar(folder("m"), file("m/a", b"1"), file(f"m/{long}", SMALL_NOISE), format=format), staging)
+    assert (staging / "m" / "a").read_bytes() == b"1"
+    assert (staging / "m" / long).read_bytes() == SMALL_NOISE
+
+
+def test_a_tar_from_before_posix(staging: Path) -> None:
+    """The oldest dialect, without any magic number, is told by its checksum."""
+    header = bytearray(file("m/a", b"1").header().tobuf(format=tarfile.USTAR_FORMAT))
+    header[257:] = bytes(512 - 257)
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 0x20 + header[156])
+    unpacked(bytes(header) + b"1" + bytes(511) + bytes(1024), staging)
+    assert (staging / "m" / "a").read_bytes() == b"1"
+
+
+def test_what_the_tar_command_packs(tmp_path: Path, staging: Path) -> None:
+    """What `tar` makes of the folder itself is unpacked, names beginning with `./` included."""
+    model = _model(tmp_path / "model")
+    packed = subprocess.run(["tar", "-C", model, "-czf", "-", "."], check=True, capture_output=True).stdout
+    unpacked(packed, staging)
+    assert contents(staging) == contents(model)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_what_other_zip_packers_make(compression: int, staging: Path) -> None:
+    """Stored and deflated members of a zip archive are unpacked, folders and a comment included."""
+    packed = io.BytesIO(zipped([("m/", b""), ("m/a", SMALL_NOISE), ("m/空", b"")], compression))
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.comment = b"made by a test"
+    assert unpacked(packed.getvalue(), staging) == Contents(2, len(SMALL_NOISE))
+    assert contents(staging / "m") == {"a": ("file", SMALL_NOISE, False), "空": ("file", b"", False)}
+
+
+def test_a_gzip_of_several_parts(staging: Path) -> None:
+    """Parts that parallel packers compress one by one are read as one archive."""
+    plain = tar(file("m/a", SMALL_NOISE))
+    unpacked(gzip.compress(plain[:1000]) + gzip.compress(plain[1000:]), staging)
+    assert (staging / "m" / "a").read_bytes() == SMALL_NOISE
+
+
+def test_names_of_archives() -> None:
+    """An archive is told from a folder by the ending of its name."""
+    assert all(is_archive_name(f"m{ending}") for ending in [*PACKERS, ".zip"])
+    assert not any(is_archive_name(name) for name in ("m", "m.rar", "tar", "m.tar/x"))
+
+
+def test_packing_into_what_is_no_archive(tmp_path: Path) -> None:
+    """A name without a known ending is refused, with those that are known."""
+    with pytest.raises(Refused, match=r"packing .* as m\.rar: its ending is none of \.tar, .*\.zip"):
+        pack(tmp_path, "m.rar")
+
+
+@pytest.mark.parametrize("ending", [".tar.gz", ".zip"])
+def test_packing_what_vanishes(ending: str, tmp_path: Path) -> None:
+    """A folder that is not there is refused by name, where its bytes are read."""
+    with pack(tmp_path / "absent", f"m{ending}") as packed, pytest.raises((Refused, Corrupt), match="absent"):
+        unpack(packed, tmp_path, name="m")
+
+
+def test_packing_a_linked_folder_as_zip(tmp_path: Path) -> None:
+    """A link to a folder, of which a zip archive would hold nothing, is refused rather than lost."""
+    (tmp_path / "m" / "real").mkdir(parents=True)
+    (tmp_path / "m" / "link").symlink_to("real")
+    with pack(tmp_path / "m", "m.zip") as packed, pytest.raises(Refused, match=r"m/link is a link to a folder"):
+        packed.read()
+
+
+PLAIN = tar(folder("m"), file("m/a", SMALL_NOISE), file("m/b", b"tail" * 100))
+PACKED = {
+    **{name: compress(PLAIN) for name, compress in COMPRESSORS.items()},
+    "zip": zipped([("m/a", SMALL_NOISE), ("m/b", b"tail" * 100)]),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_truncated_archives(name: str, staging: Path) -> None:
+    """An archive that was cut at any place before its end is corrupt, and never taken for a shorter one."""
+    packed = PACKED[name]
+    whole = len(packed) - (1024 if name == "tar" else 0)
+    for cut in sorted({0, 1, 5, 300, *range(511, whole, 97), whole - 9, whole - 1}):
+        shutil.rmtree(staging)
+        staging.mkdir()
+        with pytest.raises(Corrupt, match="upload it again"):
+            unpacked(packed[:cut], staging)
+
+
+@pytest.mark.parametrize("name", [name for name in PACKED if name != "tar"])
+def test_flipped_bits(name: str, staging: Path) -> None:
+    """A bit that changed in the data of a format with checks makes the archive corrupt."""
+    for place in range(100, 2900, 350):
+        damaged = bytearray(PACKED[name])
+        damaged[place] ^= 0x10
+        shutil.rmtree(staging)
+        staging.mkdir()
+        with pytest.raises(Corrupt, match=r"unpacking model\.tar: it is damaged"):
+            unpacked(bytes(damaged), staging)
+
+
+@pytest.mark.parametrize("header", [512, 512 + 512 + 3072])
+@pytest.mark.parametrize("place", [0, 100, 124, 148, 156, 300])
+def test_flipped_bits_of_a_header(header: int, place: int, staging: Path) -> None:
+    """Tar checks its headers alone: a bit that changed in any of them makes the archive corrupt."""
+    damaged = bytearray(PLAIN)
+    damaged[header + place] ^= 0x04
+    with pytest.raises(Corrupt, match="damaged"):
+        unpacked(bytes(damaged), staging)
+
+
+UP = "../outside/secret"
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "absolute name": (tar(file("/tmp/evil")), "'/tmp/evil': its name is absolute or leads upwards"),
+    "upwards": (tar(file(UP)), f"'{UP}': its name is absolute or leads upwards"),
+    "upwards inside": (tar(file("m/../../x")), "'m/../../x': its name is absolute or leads upwards"),
+    "folder upwards": (tar(folder("../outside/new")), "leads upwards"),
+    "empty part": (tar(file("m//x")), "'m//x': its name is absolute or leads upwards"),
+    "symlink out": (tar(symlink("l", UP)), r"'l': it is a link to '\.\./outside/secret', out of the archive"),
+    "symlink upwards": (tar(symlink("l", "..")), r"'l': it is a link to '\.\.', out of the archive"),
+    "absolute symlink": (tar(symlink("m/l", "/etc")), "'m/l': it is a link to '/etc', out of the archive"),
+    "chain of symlinks": (
+        tar(symlink("a", "m/b"), folder("m"), symlink("m/b", "../../outside")),
+        "it is a link to .*, out of the archive",
+    ),
+    "chain through a folder": (
+        tar(folder("m"), symlink("m/here", "."), symlink("l", "m/here/../../outside")),
+        "'l': it is a link to 'm/here/../../outside', out of the archive",
+    ),
+    "symlink to nothing": (tar(symlink("m/l", "")), "'m/l': it is a link to ''"),
+    "symlink with NUL": (
+        tar(file("m/l", b"", type=tarfile.SYMTYPE, linkname="x", pax_headers={"linkpath": "a\0b"})),
+        "'m/l': it is a link to",
+    ),
+    "endless symlink": (tar(symlink("m/l", "y" * 5000)), "'m/l': it is a link to 'yyy"),
+    "hard link out": (tar(hard_link("m/h", UP)), f"'{UP}': its name is absolute or leads upwards"),
+    "absolute hard link": (tar(hard_link("m/h", "/etc/passwd")), "'/etc/passwd': its name is absolute"),
+    "hard link ahead": (tar(hard_link("m/h", "m/a"), file("m/a")), "'m/h': it is a hard link to 'm/a', which is no"),
+    "hard link to a folder": (tar(folder("m/d"), hard_link("m/h", "m/d")), "'m/h': it is a hard link to 'm/d'"),
+    "hard link to a link": (
+        tar(file("m/a"), symlink("m/l", "a"), hard_link("m/h", "m/l")),
+        "'m/h': it is a hard link to 'm/l', which is no file",
+    ),
+    "write through a link": (
+        tar(symlink("l", "../outside"), file("l/secret", b"evil")),
+        "'l/secret': a file has the name of its folder",
+    ),
+    "overwrite a link": (tar(symlink("l", UP), file("l", b"evil")), "'l': the name stands in it twice"),
+    "folder over a link": (tar(symlink("l", "../outside"), folder("l")), "'l': a file has the name of this folder"),
+    "character device": (tar(file("m/d", b"", type=tarfile.CHRTYPE)), "'m/d': it is a device, a FIFO or"),
+    "block device": (tar(file("m/d", b"", type=tarfile.BLKTYPE)), "'m/d': it is a device, a FIFO or"),
+    "FIFO": (tar(file("m/p", b"", type=tarfile.FIFOTYPE)), "'m/p': it is a device, a FIFO or"),
+    "unknown kind": (tar(file("m/z", b"", type=b"Z", size=1 << 60)), "'m/z': it is a device, a FIFO or"),
+    "twice the same name": (tar(file("m/a"), file("m/a")), "'m/a': the name stands in it twice"),
+    "the top as a file": (tar(file(".")), r"'\.': the name stands in it twice"),
+    "file as folder": (tar(file("m/a"), file("m/a/b")), "'m/a/b': a file has the name of its folder"),
+    "folder as file": (tar(folder("m/a"), file("m/a")), "'m/a': the name stands in it twice"),
+    "file made a folder": (tar(file("m/a"), folder("m/a")), "'m/a': a file has the name of this folder"),
+    "name with NUL": (tar(file("x", pax_headers={"path": "m/a\0b"})), "its name holds control characters"),
+    "name with newline": (tar(file("m/a\nb")), "its name holds control characters"),
+    "name with escape": (tar(file("m/\x1b[2J")), "its name holds control characters"),
+    "long part": (tar(file("m/" + "y" * 256)), "its name .*is too long"),
+    "long path": (tar(file("/".join(["d" * 200] * 25))), "its name .*is too long"),
+    "deep path": (tar(file("/".join(["d"] * 1500))), "its name .*is too long"),
+    "zip upwards": (zipped([(UP, b"evil")]), f"'{UP}': its name is absolute or leads upwards"),
+    "zip absolute": (zipped([("/tmp/evil", b"evil")]), "'/tmp/evil': its name is absolute"),
+    "zip twice": (zipped([("m/a", b"1"), ("m/a", b"2")]), "'m/a': the name stands in it twice"),
+    "zip file as folder": (zipped([("m/a", b"1"), ("m/a/b", b"2")]), "'m/a/b': a file has the name of its folder"),
+    "page of a web server": (
+        b"<!DOCTYPE html><html>" + b" " * 5000,
+        r"it begins with b'<!DOCTYPE html>.', which is neither tar .* nor zip; check remote_model_name",
+    ),
+    "noise": (NOISE[:5000], "which is neither tar .* nor zip"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_archives(kind: str, staging: Path) -> None:
+    """Whatever a model has no business to hold is refused, and the message says what it is."""
+    packed, why = HOSTILE[kind]
+    with pytest.raises(Refused, match=rf"^unpacking model\.tar: .*{why}"):
+        unpacked(packed, staging)
+
+
+def test_links_are_made_last(staging: Path) -> None:
+    """A link inside may come before what it leads to, and nothing is written through it."""
+    unpacked(tar(symlink("m/l", "real"), symlink("self", "m/.."), file("m/real/a", b"1")), staging)
+    assert (staging / "m" / "l" / "a").read_bytes() == b"1"
+    assert (staging / "self").resolve() == staging
+
+
+def test_links_that_lead_in_a_circle(staging: Path) -> None:
+    """Links that lead to each other leave nothing but themselves."""
+    unpacked(tar(symlink("m/a", "b"), symlink("m/b", "a"), symlink("m/gone", "absent")), staging)
+    assert contents(staging / "m") == {"a": ("link", "b"), "b": ("link", "a"), "gone": ("link", "absent")}
+
+
+def test_ownership_and_permissions_stay_outside(staging: Path) -> None:
+    """Neither owner nor set-user-id, sticky or write bits of an archive are taken over, but being executable."""
+    unpacked(
+        tar(
+            file("m/plain", mode=0o6666, uid=12345, gid=12345, uname="nobody"),
+            file("m/run", mode=0o7777, uid=12345),
+            file("d", b"", type=tarfile.DIRTYPE, mode=0o7777, uid=12345),
+        ),
+        staging,
+    )
+    mask = os.umask(0o022)
+    os.umask(mask)
+    found = {name: (staging / name).stat() for name in ("m/plain", "m/run", "d")}
+    assert {status.st_uid for status in found.values()} == {os.geteuid()}
+    assert {name: status.st_mode & 0o7777 for name, status in found.items()} == {
+        "m/plain": 0o666 & ~mask,
+        "m/run": 0o777 & ~mask,
+        "d": 0o777 & ~mask,
+    }
+
+
+@pytest.mark.parametrize(
+    ("packed", "limits", "why"),
+    [
+        pytest.param(
+            tar(*(file(f"m/{number}") for number in range(5))), Limits(members=4), "more than 4 members", id="members"
+        ),
+        pytest.param(tar(*[folder("m")] * 5), Limits(members=4), "more than 4 members", id="folders"),
+        pytest.param(
+            tar(file("m/a", bytes(600)), file("m/b", bytes(600))),
+            Limits(total_bytes=1000),
+            "'m/b': it would unpack to more than 1000 bytes",
+            id="bytes in all",
+        ),
+        pytest.param(
+            tar(file("m/a", b"", size=1 << 50)), Limits(), "'m/a': it would unpack to more than", id="declared size"
+        ),
+        pytest.param(
+            gzip.compress(tar(file("m/a", bytes(MIB)))),
+            Limits(ratio=50, ratio_from=1000),
+            "'m/a': it would unpack to more than 50 times its packed size",
+            id="ratio of gzip",
+        ),
+        pytest.param(
+            zipped([("m/a", bytes(MIB))]),
+            Limits(ratio=50, ratio_from=1000),
+            "'m/a': it would unpack to more than 50 times its packed size",
+            id="ratio of zip",
+        ),
+        pytest.param(
+            zipped([("m/a", bytes(MIB))]), Limits(total_bytes=1000), "more than 1000 bytes", id="bytes of a zip"
+        ),
+    ],
+)
+def test_limits(packed: bytes, limits: Limits, why: str, staging: Path) -> None:
+    """Members, bytes and ratio are bounded, and what goes beyond a bound is not written."""
+    with pytest.raises(Refused, match=why):
+        unpacked(packed, staging, limits)
+    assert sum(path.stat().st_size for path in staging.rglob("*") if path.is_file()) <= 1000
+
+
+def test_a_zip_that_tells_sizes_behind_its_data(tmp_path: Path, staging: Path) -> None:
+    """Bytes are bounded while they come where a zip archive tells how many there are only afterwards."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "zeros").write_bytes(bytes(5 * MIB))
+    with (
+        pack(tmp_path / "m", "m.zip") as packed,
+        pytest.raises(Refused, match="'m/zeros': it would unpack to more than 2097152 bytes"),
+    ):
+        unpack(packed, staging, name="model.tar", limits=Limits(total_bytes=2 * MIB))
+    assert sum(path.stat().st_size for path in staging.rglob("*") if path.is_file()) <= 2 * MIB
+
+
+def test_the_ratio_is_judged_of_much_alone(staging: Path) -> None:
+    """A model of few bytes may be packed as well as it likes."""
+    assert unpacked(gzip.compress(tar(file("m/a", bytes(MIB)))), staging, Limits(ratio=2)).total_bytes == MIB
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        pytest.param(tar(file("m/a")) + b"garbage", id="tar"),
+        pytest.param(tar(file("m/a")) + tar(file("m/b")), id="tar behind tar"),
+        pytest.param(tar(file("m/a")) + bytes(3 * MIB) + b"garbage", id="tar, far behind"),
+        pytest.param(gzip.compress(tar(file("m/a"))) + b"garbage", id="gzip"),
+        pytest.param(gzip.compress(tar(file("m/a"))) + gzip.compress(b"garbage"), id="gzip behind gzip"),
+        pytest.param(COMPRESSORS["tar.zst"](tar(file("m/a"))) + b"garbage", id="zstd"),
+        pytest.param(zipped([("m/a", b"1")]) + b"garbage", id="zip"),
+        pytest.param(zipped([("m/a", b"1")]) + bytes(100_000), id="zip, zeros"),
+    ],
+)
+def test_garbage_behind_the_end(packed: bytes, staging: Path) -> None:
+    """Something behind the end of an archive shows that it is not what was packed."""
+    with pytest.raises(Corrupt, match=r"unpacking model\.tar: "):
+        unpacked(packed, staging)
+
+
+def test_a_tar_may_be_padded(staging: Path) -> None:
+    """The zeros that tar pads its last record with are no garbage."""
+    assert unpacked(tar(file("m/a")) + bytes(10240), staging).files == 1
+
+
+def test_a_zip_without_the_record_at_its_end(staging: Path) -> None:
+    """A zip archive that was cut between its members and its end is corrupt, though all members came."""
+    packed = zipped([("m/a", SMALL_NOISE)])
+    for cut in (packed.index(b"PK\x01\x02"), packed.index(b"PK\x05\x06"), len(packed) - 1):
+        shutil.rmtree(staging)
+        staging.mkdir()
+        with pytest.raises(Corrupt, match="upload it again"):
+            unpacked(packed[:cut], staging)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"GNU.sparse.map": "a,b", "GNU.sparse.size": "5"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "q", "GNU.sparse.realsize": "5"},
+        {"size": "-600"},
+        {"size": "-5"},
+    ],
+    ids=lambda headers: next(iter(headers)),
+)
+def test_headers_that_make_no_sense(headers: dict[str, str], staging: Path) -> None:
+    """Numbers in a header that are none, or less than nothing, make the archive corrupt."""
+    with pytest.raises(Corrupt, match=r"damaged|less than nothing"):
+        unpacked(tar(file("m/a", b"x", pax_headers=headers), file("m/b", SMALL_NOISE)), staging)
+
+
+def _endless_header(kind: bytes) -> Iterator[bytes]:
+    """Begin a tar archive with one header of 100 MiB."""
+    yield file("m/a", b"", type=kind, size=100 * MIB).header().tobuf(format=tarfile.GNU_FORMAT)
+    for _ in range(100):
+        yield b"1\n" * (MIB // 2)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_headers_without_end(kind: bytes, staging: Path) -> None:
+    """A header that would fill the memory is refused long before it does."""
+    with pytest.raises(Refused, match=r"unpacking model\.tar: .*header"), _memory_below(32 * MIB):
+        unpack(Endless(_endless_header(kind)), staging, name="model.tar")
+
+
+LONG = "/".join(["long" * 20] * 2)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    format=st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    place=st.integers(0, 6000),
+    damage=st.binary(min_size=1, max_size=12),
+    mended=st.booleans(),
+)
+def test_any_damage_is_told(format: int, place: int, damage: bytes, mended: bool, tmp_path: Path) -> None:  # noqa: A002
+    """Whatever bytes of a tar archive are replaced: it is unpacked, or refused by a fault of ours, and never else."""
+    outer = tmp_path / "case"
+    shutil.rmtree(outer, ignore_errors=True)
+    staging = outer / "staging"
+    staging.mkdir(parents=True)
+    packed = bytearray(
+        tar(
+            folder("m"),
+            file(LONG, SMALL_NOISE, pax_headers={"comment": "模型", "mtime": "1.5"}),
+            file("m/a"),
+            symlink("m/l", "a"),
+            hard_link("m/h", "m/a"),
+            format=format,
+        )
+    )
+    place %= len(packed) - len(damage)
+    packed[place : place + len(damage)] = damage
+    if mended:  # so that what stands in the header is looked at, too
+        begin = place // 512 * 512
+        block = packed[begin : begin + 512]
+        packed[begin + 148 : begin + 156] = b"%06o\0 " % (sum(block[:148]) + 256 + sum(block[156:]))
+    with contextlib.suppress(Corrupt, Refused):
+        unpacked(bytes(packed), staging, Limits(total_bytes=MIB))
+    assert list(outer.iterdir()) == [staging]
+
+
+class _memory_below:  # noqa: N801 - used like a function
+    """See that what happens in the `with` block takes less memory than that many bytes at any time."""
+
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+
+    def __enter__(self) -> None:
+        tracemalloc.start()
+
+    def __exit__(self, *_exc: object) -> None:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < self._bound
+
+
+def _zeros(count: int) -> Iterator[bytes]:
+    yield tar(file("m/zeros", b"", size=count), ended=False)
+    piece = bytes(MIB)
+    for _ in range(count // MIB):
+        yield piece
+    yield bytes(1024)
+
+
+def _compressed(plain: Iterator[bytes]) -> Iterator[bytes]:
+    known: dict[bytes, bytes] = {}
+    for piece in plain:
+        if piece not in known:
+            known[piece] = gzip.compress(piece)
+        yield known[piece]
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["plain", "gzip"])
+def test_memory_is_constant_in_bytes(compressed: bool, staging: Path) -> None:
+    """A file of 256 MiB is unpacked in a fraction of that memory."""
+    size = 256 * MIB
+    plain = _zeros(size)
+    source: Readable = Endless(_compressed(plain) if compressed else plain)
+    with _memory_below(32 * MIB):
+        result = unpack(source, staging, name="big")
+    found = (staging / "m" / "zeros").stat().st_size
+    shutil.rmtree(staging)
+    assert (result, found) == (Contents(1, size), size)
+
+
+def test_memory_is_constant_in_members(staging: Path) -> None:
+    """Members are forgotten once they are unpacked, however much their headers hold."""
+    member = tar(file("m", b"", type=tarfile.DIRTYPE, pax_headers={"comment": "x" * 40_000}), ended=False)
+    with _memory_below(32 * MIB):
+        unpack(Endless([*[member] * 1500, bytes(1024)]), staging, name="many")
+
+
+def test_memory_is_constant_in_packing(tmp_path: Path) -> None:
+    """A file is packed in a fraction of the memory that it takes."""
+    big = tmp_path / "m" / "big"
+    big.parent.mkdir()
+    with big.open("wb") as sparse:
+        sparse.truncate(128 * MIB)
+    count = 0
+    with _memory_below(32 * MIB), pack(big.parent, "m.tar") as packed:
+        while chunk := packed.read(MIB):
+            count += len(chunk)
+    assert count > 128 * MIB
+
+
+def test_a_full_disk_is_no_damage(staging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that cannot write is told from an archive that is damaged."""
+
+    def no_space(*_arguments: object) -> int:
+        raise OSError(28, os.strerror(28))
+
+    packed = tar(file("m/a"))
+    monkeypatch.setattr(os, "open", no_space)
+    with pytest.raises(PublicationFailed, match="No space left on device; make room for it"):
+        unpacked(packed, staging)
+
+
+def _unpacked_members(staging: Path, *members: Member) -> Path:
+    unpacked(tar(*members), staging)
+    return staging
+
+
+def test_finding_the_model(staging: Path) -> None:
+    """The model is found by its name in the archive, at its top, or through a link."""
+    _unpacked_members(staging, file("v/1/a"), symlink("v/current", "1"))
+    assert find_folder(staging, "v/1", "m.tar") == staging / "v" / "1"
+    assert find_folder(staging, ".", "m.tar") == staging
+    assert find_folder(staging, "v/current", "m.tar") == staging / "v" / "1"
+
+
+@pytest.mark.parametrize("name", ["/etc", "..", "m/../..", "m\0"])
+def test_a_model_outside_is_not_looked_for(name: str, staging: Path) -> None:
+    """A name that leads out of the archive is refused, whatever is there."""
+    _unpacked_members(staging, file("m/a"))
+    with pytest.raises(Refused, match=r"looking for unpacked_filename .* in m\.tar: it leads out of the archive"):
+        find_folder(staging, name, "m.tar")
+
+
+@pytest.mark.parametrize("name", ["model", "m/a", "m/gone"])
+def test_a_missing_model_is_told_with_what_is_there(name: str, staging: Path) -> None:
+    """Where the folder is not in the archive, the message lists what is."""
+    _unpacked_members(staging, file("m/a"), file("read me"), symlink("m/gone", "gone"))
+    with pytest.raises(Refused, match=r"unpacked_filename\) in m\.tar: at its top there is 'm', 'read me'; set unp"):
+        find_folder(staging, name, "m.tar")
+
+
+@pytest.mark.parametrize("target", ["../shared", "..", "inner/../../../m/a/../shared"])
+def test_a_link_out_of_the_model(target: str, staging: Path) -> None:
+    """A link from the model to elsewhere in the archive, which would lead astray once published, is refused."""
+    _unpacked_members(staging, file("m/a/x"), file("m/shared"), file("m/a/inner/y"), symlink("m/a/link", target))
+    with pytest.raises(Refused, match=r"m\.tar: 'link' is a link to .*, out of the model"):
+        find_folder(staging, "m/a", "m.tar")
+    assert find_folder(staging, "m", "m.tar") == staging / "m"
