@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -51,20 +52,28 @@ def receive_file(store: Store, path: str, target: Path) -> Moved:
     """
 
     def save(source: Readable) -> None:
-        try:
+        with _saving(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
                 shutil.copyfileobj(source, file, CHUNK)
-        except OSError as error:
-            raise PublicationFailed(f"saving {target}: {error.strerror}; make room for it") from error
 
     partial = target.with_name(f"{target.name}.part")
     try:
         moved, _ = receive(store, path, save)
-        partial.replace(target)
+        with _saving(target):
+            partial.replace(target)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
     return moved
+
+
+@contextmanager
+def _saving(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PublicationFailed(f"saving {target}: {error.strerror}; make room for it") from error
 
 
 def receive_folder(store: Store, path: str, target: Path) -> Moved:
