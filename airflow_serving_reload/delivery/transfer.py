@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from airflow_serving_reload.delivery.errors import PublicationFailed, Refused
 from airflow_serving_reload.delivery.stores.base import Store, child
@@ -99,18 +99,30 @@ def send(store: Store, path: str, source: Readable) -> Moved:
 
 
 def send_folder(store: Store, path: str, source: Path) -> Moved:
-    """Upload a folder, file by file, and remove what an earlier model left there that this one does not have."""
+    """Upload a folder, file by file, and remove what an earlier model left there that this one does not have.
+
+    :raises Refused: a file in it cannot be read, or a link leads to a folder.
+    """
     moved = {}
     for parent, folders, files in os.walk(source):
         folders.sort()
-        for name in sorted(files):
-            local = Path(parent, name)
+        for local in (Path(parent, name) for name in folders):
+            if local.is_symlink():
+                raise Refused(f"uploading {local}: it is a link to a folder; copy the folder itself into the model")
+        for local in (Path(parent, name) for name in sorted(files)):
             relative = local.relative_to(source).as_posix()
-            with local.open("rb") as file:
+            with _opened(local) as file:
                 moved[relative] = send(store, child(path, relative), file)
     for relative in set(store.walk(path)) - set(moved):
         store.remove(child(path, relative))
     return _together(moved.items())
+
+
+def _opened(file: Path) -> BinaryIO:
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise Refused(f"uploading {file}: {error.strerror}; check the model's files") from error
 
 
 def _together(moved: Iterable[tuple[str, Moved]]) -> Moved:
