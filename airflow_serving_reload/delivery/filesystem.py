@@ -80,7 +80,7 @@ def replace_file(path: Path, content: str, *, mtime_ns: int | None = None) -> No
 
 def replace_json(path: Path, value: Mapping[str, Any]) -> None:
     """Make or replace a JSON file so that a reader sees the old or the new one, whole."""
-    replace_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    replace_file(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
