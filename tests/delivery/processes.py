@@ -1,0 +1,80 @@
+"""Child processes for the tests: they hold locks, and are killed while they change the file system."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from airflow_serving_reload.delivery import filesystem
+
+CHANGES = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate", "os.utime"}
+"""What Python's audit events call the changes of a file system."""
+
+
+@contextmanager
+def python(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """Run a Python program until the end of the `with` block, or its own; give it standard input and output."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def killed_after_each_change(cases: Path, prepare: Callable[[Path], Any], change: Callable[[Path], Any]) -> list[Path]:
+    """Kill a process by SIGKILL before its first change of the file system, another before its second, and so on.
+
+    :param cases: where each attempt gets a folder of its own.
+    :param prepare: makes that folder ready.
+    :param change: what the process does there.
+    :return: the folders; in the last one nothing was left to interrupt.
+    """
+    folders: list[Path] = []
+    while True:
+        folder = cases / f"{len(folders):03}"
+        folder.mkdir(parents=True)
+        prepare(folder)
+        pid = os.fork()
+        if pid == 0:
+            _do_and_die(change, folder, len(folders))
+        folders.append(folder)
+        status = os.waitpid(pid, 0)[1]
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0, f"{folder}: the child failed"
+            return folders
+        assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def _do_and_die(change: Callable[[Path], Any], folder: Path, survived: int) -> None:
+    left = survived
+
+    def on_event(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        opened_to_write = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if event not in CHANGES and not opened_to_write:
+            return
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+    exchange = filesystem.exchange
+
+    def audited_exchange(first: Path, second: Path) -> None:
+        sys.audit("os.rename", first, second, -1)  # the C library knows no audit events
+        exchange(first, second)
+
+    code = 1
+    try:
+        filesystem.exchange = audited_exchange
+        sys.addaudithook(on_event)
+        change(folder)
+        code = 0
+    finally:
+        os._exit(code)
