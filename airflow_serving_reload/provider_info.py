@@ -36,6 +36,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": ["airflow_serving_reload.triggers"],
             }
         ],
+        "cli": ["airflow_serving_reload.cli.get_commands"],
         "config": {
             "serving_reload": {
                 "description": "How models are brought to their servers.",

@@ -91,7 +91,7 @@ class Releases:
     :raises Refused: the name could leave the folder.
     """
 
-    def __init__(self, local_path: Path, local_model_name: str, timestamp_name: str) -> None:
+    def __init__(self, local_path: Path, local_model_name: str, timestamp_name: str = "fluid_time_file") -> None:
         self.model = local_path / _relative("local_model_name", local_model_name)
         self._timestamp_name = _relative("local_timestamp_file", timestamp_name)
         self._folder = self.model.parent / f".{self.model.name}.releases"
@@ -367,6 +367,11 @@ class Releases:
                 f"{doing}: {error.strerror or error}; what was live still is; "
                 "check space, permissions and the file system"
             ) from error
+
+
+def models_in(local_path: Path) -> list[str]:
+    """Give the names of the models in a folder that have releases."""
+    return sorted(folder.name[1 : -len(".releases")] for folder in local_path.glob(".*.releases") if folder.is_dir())
 
 
 def _relative(option: str, value: str) -> Path:
