@@ -100,18 +100,19 @@ class PaddleServer(ModelServer):
     def _look_at_log(self, mark: Mark) -> Look:
         look = Look(State.WAITING)
         for line in self._lines(mark):
-            if begin := BEGIN.search(line):
-                look = Look(State.LOADING, line) if self._is_ours(begin["path"]) else Look(State.WAITING)
+            begin, end = BEGIN.search(line), END.search(line)
+            if (begin or end) and SUCCESS.search(look.evidence):
+                # Models are loaded one after the other: what comes next shows that this one is whole.
+                return Look(State.SERVED, look.evidence)
+            if begin or end:
+                ours = begin and self._is_ours(begin["path"])
+                look = Look(State.LOADING, line) if ours else Look(State.WAITING)
             elif look.state is State.WAITING:
                 continue
             elif FAILURE.search(line):
                 return Look(State.REFUSED, line)
             elif (success := SUCCESS.search(line)) and self._is_ours(success["path"]):
                 look = Look(State.LOADING, line)
-            elif END.search(line):
-                if SUCCESS.search(look.evidence):
-                    return Look(State.SERVED, look.evidence)
-                look = Look(State.WAITING)
         return look
 
     def _is_ours(self, path: str) -> bool:
