@@ -18,10 +18,12 @@ from airflow_serving_reload.delivery.errors import Refused
 from airflow_serving_reload.delivery.servers.base import Expected, Look, Mark, ModelServer, State
 
 BEGIN = re.compile(r"begin reload model\[(?P<path>.*)\]\.")
-SUCCESS = re.compile(r"Succ load (engine, path: |clone model, path\[|common model\[.*\], path\[)(?P<path>[^\]]*)\]?$")
+SUCCESS = re.compile(
+    r"Succ load (engine, path: (?P<engine>.*)|(clone model|common model\[.*\]), path\[(?P<model>.*)\]\.?)$"
+)
 FAILURE = re.compile(
-    r"Failed (create model, path|clone model from core|reload engine model|reload version engine|reload engine, name"
-    r"|reload infer manager|reload resource)"
+    r"Failed (create model, path|to create common model|clone model from|reload engine model|reload version engine"
+    r"|reload engine, name|reload infer manager|reload resource)"
 )
 END = re.compile(r"Finish reload \d+ workflow")
 PREFIX = re.compile(r"^[IWEF](?P<moment>\d{4} \d\d:\d\d:\d\d\.\d+) ")
@@ -111,7 +113,7 @@ class PaddleServer(ModelServer):
                 continue
             elif FAILURE.search(line):
                 return Look(State.REFUSED, line)
-            elif (success := SUCCESS.search(line)) and self._is_ours(success["path"]):
+            elif (success := SUCCESS.search(line)) and self._is_ours(success["engine"] or success["model"]):
                 look = Look(State.LOADING, line)
         return look
 
