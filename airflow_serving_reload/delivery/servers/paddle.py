@@ -124,7 +124,8 @@ class PaddleServer(ModelServer):
         """Give the whole lines behind the mark, or all of them if the log was begun anew meanwhile."""
         try:
             with Path(str(self.log_path)).open("rb") as file:
-                if os.fstat(file.fileno()).st_ino == mark.get("file"):
+                status = os.fstat(file.fileno())
+                if status.st_ino == mark.get("file") and status.st_size >= mark["offset"]:
                     file.seek(mark["offset"])
                 for line in file:
                     if line.endswith(b"\n"):
