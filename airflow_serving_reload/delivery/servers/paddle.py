@@ -132,6 +132,10 @@ class PaddleServer(ModelServer):
                         yield line.decode("utf-8", "replace").rstrip()
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise Refused(
+                f"reading the log {self.log_path}: {error.strerror}; check log_path, and that this user may read it"
+            ) from error
 
     def _probe(self, expected: Expected, said: Look) -> Look:
         # Only whoever probes pays for the client.
