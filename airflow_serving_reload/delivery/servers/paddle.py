@@ -166,11 +166,10 @@ def _names(answer: Any, expected: Expected) -> bool | None:
         return None
     if not isinstance(told, dict):
         return None
-    if "timestamp" in told and expected.mtime_ns is not None:
-        return bool(told["timestamp"] == expected.mtime_ns // 1_000_000_000)
-    if "release" in told and expected.release is not None:
-        return bool(told["release"] == expected.release)
-    return None
+    second = None if expected.mtime_ns is None else expected.mtime_ns // 1_000_000_000
+    wanted = {"timestamp": second, "release": expected.release}
+    matches = [told[name] == value for name, value in wanted.items() if name in told and value is not None]
+    return all(matches) if matches else None
 
 
 def _moment(line: str) -> float | None:
