@@ -61,7 +61,11 @@ class PaddleServer(ModelServer):
 
     def __str__(self) -> str:
         """Name the server for people."""
-        return f"the Paddle server ({self.probe_url or self.log_path})"
+        return f"the Paddle server ({self._address() or self.log_path})"
+
+    def _address(self) -> str | None:
+        """Give the address to probe without what may be a password in it."""
+        return self.probe_url and re.sub(r"//[^/@]*@", "//", self.probe_url)
 
     def mark(self) -> Mark:
         """Note the end of the log."""
@@ -152,7 +156,7 @@ class PaddleServer(ModelServer):
             return Look(State.SERVED, f"{said.evidence}; the probe answered {answer.text[:200]}".lstrip("; "))
         if names_it is None:
             raise Refused(
-                f"asking {self.probe_url} what it serves: its answer {answer.text[:200]!r} has neither 'release' nor "
+                f"asking {self._address()} what it serves: its answer {answer.text[:200]!r} has neither 'release' nor "
                 "'timestamp'; give log_path too"
             )
         return Look(State.WAITING, f"the probe answered {answer.text[:200]}")
