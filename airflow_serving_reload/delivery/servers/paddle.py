@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 from airflow_serving_reload.delivery.errors import Refused
 from airflow_serving_reload.delivery.servers.base import Expected, Look, Mark, ModelServer, State
@@ -28,6 +29,8 @@ FAILURE = re.compile(
 END = re.compile(r"Finish reload \d+ workflow")
 PREFIX = re.compile(r"^[IWEF](?P<moment>\d{4} \d\d:\d\d:\d\d\.\d+) ")
 """How glog begins a line: severity, month and day, local time."""
+BLOCK = 1 << 16
+"""Bytes of a log read at a time when going back in it."""
 
 
 @dataclass
@@ -75,17 +78,18 @@ class PaddleServer(ModelServer):
         return {"file": status.st_ino, "offset": status.st_size}
 
     def mark_since(self, seconds: float) -> Mark:
-        """Find the first line of the log that was written at or after a moment."""
+        """Find the first line of the log that was written at or after a moment, going back from its end."""
         if not self.log_path or not (log := Path(self.log_path)).exists():
             return {}
-        offset = 0
         with log.open("rb") as file:
-            for line in file:
-                written = _moment(line.decode("utf-8", "replace"))
-                if written is not None and written >= seconds:
+            status = os.fstat(file.fileno())
+            offset = status.st_size
+            for position, line in _lines_backwards(file):
+                written = _moment(line)
+                if written is not None and written < seconds:
                     break
-                offset += len(line)
-            return {"file": os.fstat(file.fileno()).st_ino, "offset": offset}
+                offset = offset if written is None else position
+        return {"file": status.st_ino, "offset": offset}
 
     def ask(self) -> None:
         """Do nothing: the timestamp file asks."""
@@ -176,13 +180,30 @@ def _names(answer: Any, expected: Expected) -> bool | None:
     return all(matches) if matches else None
 
 
+def _lines_backwards(file: BinaryIO) -> Iterator[tuple[int, str]]:
+    """Give each line of a file, the last one first, and its position, reading one block at a time."""
+    position = file.seek(0, os.SEEK_END)
+    cut = b""  # the line whose beginning is in the block before
+    while position:
+        size = min(BLOCK, position)
+        position = file.seek(position - size)
+        cut, *lines = (file.read(size) + cut).splitlines(keepends=True)
+        start = position + len(cut) + sum(map(len, lines))
+        for line in reversed(lines):
+            start -= len(line)
+            yield start, line.decode("utf-8", "replace")
+    yield 0, cut.decode("utf-8", "replace")
+
+
 def _moment(line: str) -> float | None:
     """Read when a line was written, in seconds since the epoch, by this host's time zone."""
     match = PREFIX.match(line)
     if match is None:
         return None
     now = datetime.now().astimezone()
-    written = datetime.strptime(f"{now.year} {match['moment']}", "%Y %m%d %H:%M:%S.%f").astimezone()
-    if (written - now).days > 1:  # written in December, read in January
-        written = written.replace(year=now.year - 1)
-    return written.timestamp()
+    for year in (now.year, now.year - 1):
+        with suppress(ValueError):  # a day that is not in that year
+            written = datetime.strptime(f"{year} {match['moment']}", "%Y %m%d %H:%M:%S.%f").astimezone()
+            if written - now < timedelta(days=1):  # else written in December, read in January
+                return written.timestamp()
+    return None
