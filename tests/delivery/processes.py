@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,5 +77,8 @@ def _do_and_die(change: Callable[[Path], Any], folder: Path, survived: int) -> N
         sys.addaudithook(on_event)
         change(folder)
         code = 0
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         os._exit(code)
