@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import glob
 import json
 import os
 import secrets
@@ -105,6 +106,12 @@ def replace_with_copy(source: Path, path: Path) -> None:
         except OSError:
             shutil.copy2(source, temporary, follow_symlinks=False)
         temporary.replace(path)
+
+
+def remove_temporaries(path: Path) -> None:
+    """Remove what processes left beside a file that were killed while they replaced it."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name[:200])}.{'[0-9a-f]' * 8}.tmp"):
+        leftover.unlink()
 
 
 @contextmanager

@@ -343,8 +343,9 @@ class Releases:
                 unfinished = leftover.name.startswith(".removing-") or leftover.name.endswith(".tmp")
                 if unfinished or leftover.is_symlink():
                     filesystem.remove_tree(leftover)
-            for leftover in self.model.parent.glob(f".{self.model.name}.*.tmp"):
-                filesystem.remove_tree(leftover)
+            stamped = (self.timestamp_file, *map(self.timestamp_file_of, self.history()))
+            for replaced in (self.model, *stamped):
+                filesystem.remove_temporaries(replaced)
             for file in self._folder.glob("[!.]*.json"):
                 if not file.with_suffix("").is_dir():
                     file.unlink()
