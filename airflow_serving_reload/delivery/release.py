@@ -16,6 +16,8 @@ for a link, `model` stays a folder: files are renamed into it one by one, the ti
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import logging
 import os
 import re
@@ -140,7 +142,8 @@ class Releases:
         :param temporary: folder on the same file system; made if absent.
         :raises Refused: it is on another file system, from where nothing can be renamed.
         """
-        prefix = f"{self.model.name}.staging-"
+        place = hashlib.sha256(os.fsencode(self.model.absolute())).hexdigest()[:8]
+        prefix = f"{self.model.name}.staging-{place}-"
         with self._publication(f"preparing {temporary}"):
             temporary.mkdir(parents=True, exist_ok=True)
             if temporary.stat().st_dev != self._folder.stat().st_dev:
@@ -148,7 +151,7 @@ class Releases:
                     f"staging a release in {temporary}: it is on another file system than {self._folder}; "
                     "choose a local_tmp_path on the same one"
                 )
-            for leftover in temporary.glob(f"{prefix}*"):
+            for leftover in temporary.glob(f"{glob.escape(prefix)}*"):
                 log.info("removing %s, which a delivery that was killed left", leftover)
                 filesystem.remove_tree(leftover)
             folder = temporary / f"{prefix}{secrets.token_hex(4)}"
