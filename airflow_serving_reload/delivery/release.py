@@ -162,7 +162,7 @@ class Releases:
             filesystem.remove_tree(folder)
 
     def admit(self, staged: Path, *, version: object = None, **facts: Any) -> Record:
-        """Take a complete model in as a release; it is not live yet.
+        """Take a complete model in as a release; it is not live yet. Hold `delivering`, but not `publishing`.
 
         :param staged: its folder, on the same file system; it is moved.
         :param version: what training calls it; becomes part of the release's name.
@@ -170,12 +170,16 @@ class Releases:
         :raises PublicationFailed: the host did not let it.
         """
         record = Record(release=_new_name(version), origin="delivered", created=_now(), **facts)
-        with self._publication(f"taking {staged} in as a release of {self.model}"):
+        doing = f"taking {staged} in as a release of {self.model}"
+        with self._publication(doing):
             # Only this host asks for a reload; a timestamp file out of an archive would be somebody else's.
             filesystem.remove_tree(staged / self._timestamp_name)
+            filesystem.sync_filesystem(staged)
+        # A record without its folder is what others would mend.
+        with self.publishing(), self._publication(doing):
             self.remember(record)
             staged.rename(self.path(record))
-            filesystem.sync_filesystem(self._folder)
+            filesystem.sync_folder(self._folder)
         return record
 
     def path(self, record: Record) -> Path:
