@@ -167,6 +167,7 @@ class Releases:
         :param staged: its folder, on the same file system; it is moved.
         :param version: what training calls it; becomes part of the release's name.
         :param facts: fields of its `Record`.
+        :raises Refused: it holds no file.
         :raises PublicationFailed: the host did not let it.
         """
         record = Record(release=_new_name(version), origin="delivered", created=_now(), **facts)
@@ -174,6 +175,8 @@ class Releases:
         with self._publication(doing):
             # Only this host asks for a reload; a timestamp file out of an archive would be somebody else's.
             filesystem.remove_tree(staged / self._timestamp_name)
+            if not _files(staged):
+                raise Refused(f"{doing}: it holds no file; upload the model again")
             filesystem.sync_filesystem(staged)
         # A record without its folder is what others would mend.
         with self.publishing(), self._publication(doing):
