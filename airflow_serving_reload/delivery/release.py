@@ -207,9 +207,11 @@ class Releases:
     def live(self) -> Record | None:
         """Give the record of the live release; None if nothing was ever published here.
 
-        :raises Refused: the model is a link that somebody else made.
+        :raises Refused: the model is a file, or a link that somebody else made.
         """
         if not self.model.is_symlink():
+            if self.model.exists() and not self.model.is_dir():
+                raise Refused(f"looking at {self.model}: it is a file, no folder; remove it, or check local_model_name")
             name = self._in_place().get("live")
         else:
             target = self.model.readlink()
