@@ -22,7 +22,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -326,12 +326,13 @@ class Releases:
         """Keep what is in the model's place as a release; None if nothing is."""
         if not self.model.exists():
             self.model.mkdir(parents=True)
-        if not any(self.model.iterdir()):
+        files = _files(self.model)
+        if not files:
             return None
         record = Record(release=_new_name("adopted"), origin="adopted", created=_now(), published=_now())
         copy = self._folder / f".removing-{record.release}"
         copy.mkdir()
-        for relative in _files(self.model):
+        for relative in files:
             filesystem.replace_with_copy(self.model / relative, copy / relative)
         self.remember(record)
         copy.rename(self.path(record))
@@ -342,11 +343,14 @@ class Releases:
         wanted = sorted(_files(release), key=lambda relative: relative == self._timestamp_name)
         for relative in wanted[:-1]:
             filesystem.replace_with_copy(release / relative, self.model / relative)
-        for relative in set(_files(self.model)) - set(wanted):
-            (self.model / relative).unlink()
+        self._keep_in_place(wanted)
         for relative in wanted[-1:]:
             filesystem.replace_with_copy(release / relative, self.model / relative)
         filesystem.sync_filesystem(self.model)
+
+    def _keep_in_place(self, wanted: Iterable[Path]) -> None:
+        for relative in set(_files(self.model)) - set(wanted):
+            (self.model / relative).unlink()
 
     def _recover(self) -> None:
         """Mend what a process that was killed left: nothing that is live, or could be rolled back to, is touched."""
@@ -363,13 +367,16 @@ class Releases:
                     file.unlink()
             state = self._in_place()
             if "publishing" in state:
-                if state.get("live"):
-                    log.warning("restoring %s in %s after an unfinished publication", state["live"], self.model)
-                    self._copy_into_place(self._folder / state["live"])
-                filesystem.replace_json(self._state, {"live": state.get("live")})
-            live = self.live()
-            if live and not live.published:
-                self.remember(live, published=_now())
+                live = state["live"]
+                log.warning("restoring %s in %s after an unfinished publication", live or "nothing", self.model)
+                if live:
+                    self._copy_into_place(self._folder / live)
+                else:
+                    self._keep_in_place(())
+                filesystem.replace_json(self._state, {"live": live})
+            record = self.live()
+            if record and not record.published:
+                self.remember(record, published=_now())
 
     @contextmanager
     def _publication(self, doing: str) -> Iterator[None]:
