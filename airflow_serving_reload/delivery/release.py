@@ -16,6 +16,7 @@ for a link, `model` stays a folder: files are renamed into it one by one, the ti
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import logging
@@ -253,12 +254,14 @@ class Releases:
         :raises PublicationFailed: the host did not let it; what was live still is.
         """
         with self._publication(f"publishing {record.release} as {self.model}"):
+            if not self.path(record).is_dir():
+                raise FileNotFoundError(errno.ENOENT, "the release is gone", str(self.path(record)))
             if self._links(mode):
                 filesystem.replace_symlink(self.model, f"{self._folder.name}/{record.release}")
                 filesystem.sync_folder(self.model.parent)
             else:
                 self._publish_in_place(record)
-            return self.remember(record, published=_now())
+            return self.remember(record, published=_now(), confirmed=None)
 
     def prune(self, keep: int) -> None:
         """Remove all but the last `keep` releases, never the live one nor the one to roll back to."""
