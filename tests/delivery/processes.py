@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,15 +34,16 @@ def killed_after_each_change(cases: Path, prepare: Callable[[Path], Any], change
     """Kill a process by SIGKILL before its first change of the file system, another before its second, and so on.
 
     :param cases: where each attempt gets a folder of its own.
-    :param prepare: makes that folder ready.
+    :param prepare: makes the folder ready that each of these is a copy of.
     :param change: what the process does there.
     :return: the folders; in the last one nothing was left to interrupt.
     """
+    prepared = cases / "prepared"
+    prepared.mkdir()
+    prepare(prepared)
     folders: list[Path] = []
     while True:
-        folder = cases / f"{len(folders):03}"
-        folder.mkdir(parents=True)
-        prepare(folder)
+        folder = shutil.copytree(prepared, cases / f"{len(folders):03}", symlinks=True)
         pid = os.fork()
         if pid == 0:
             _do_and_die(change, folder, len(folders))
