@@ -164,7 +164,8 @@ def deliver(
     with releases.delivering():
         with watch.stage("look"):
             version = remote.settled()
-            live, known = releases.live(), None if force else _known(releases, version)
+            with releases.publishing():  # mends first what a killed publication left
+                live, known = releases.live(), None if force else _known(releases, version)
         if live and known and _needs_nothing(live, known, server):
             return Outcome(False, live, live.release, watch.seconds)
         if known is None:
