@@ -20,6 +20,7 @@ from airflow_serving_reload.delivery.errors import (
     ReloadRefused,
     StoreUnreachable,
 )
+from airflow_serving_reload.delivery.filesystem import remove_tree
 from airflow_serving_reload.delivery.release import PublishMode, Record, Releases
 from airflow_serving_reload.delivery.servers.base import Expected, ModelServer
 from airflow_serving_reload.delivery.stores.base import Store, child
@@ -222,13 +223,14 @@ def _fetch(
                 limits=limits,
             )
             check(moved, version, remote.describe())
-        except (Corrupt, NotThereYet, StoreUnreachable):
+        except (Corrupt, NotThereYet, Refused, StoreUnreachable):
             if remote.look() == version:
                 raise
         else:
             if remote.look() == version:
                 return version, moved, model
         log.info("the donefile changed while its model was fetched; fetching the newer one")
+        remove_tree(folder)
         version = remote.settled()
     raise StoreUnreachable(
         f"fetching {remote.describe()}: its donefile changed each of "
