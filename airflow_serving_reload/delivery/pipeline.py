@@ -15,6 +15,7 @@ from airflow_serving_reload.delivery import archive, timestamp, transfer
 from airflow_serving_reload.delivery.donefile import DonefileVersion
 from airflow_serving_reload.delivery.errors import (
     Corrupt,
+    DeliveryError,
     NotThereYet,
     Refused,
     ReloadRefused,
@@ -280,6 +281,7 @@ def make_live(
     The release appears with its timestamp file moved forward, so that publishing and touching are one rename.
 
     :raises ReloadRefused: the server does not serve it; the release that was live before is live again.
+    :raises DeliveryError: it could not be proved that the server does; likewise.
     """
     watch = watch or Stopwatch()
     with releases.publishing():
@@ -291,10 +293,10 @@ def make_live(
         try:
             with watch.stage("confirm"):
                 _prove(server, releases, record, mtime_ns)
-        except ReloadRefused as refusal:
-            releases.remember(record, refused=str(refusal))
+        except DeliveryError as fault:
+            releases.remember(record, refused=str(fault))
             with watch.stage("roll back"):
-                raise ReloadRefused(f"{refusal}; {_return_to(before, releases, record, local, server)}") from refusal
+                raise type(fault)(f"{fault}; {_return_to(before, releases, record, local, server)}") from fault
         finally:
             releases.prune(local.keep_releases)
         record = releases.remember(record, confirmed=_now() if server else None, refused=None, withdrawn=None)
@@ -375,7 +377,7 @@ def _return_to(
     before = releases.publish(before, local.publish_mode)
     try:
         _prove(server, releases, before, mtime_ns)
-    except ReloadRefused as again:
+    except DeliveryError as again:
         return f"rolled back to {before.release}, which is not confirmed either: {again}"
     releases.remember(before, confirmed=_now())
     return f"rolled back to {before.release}, which the server serves"
