@@ -336,7 +336,7 @@ def roll_back(local: Local, to: str | None, server: ModelServer | None, why: str
         if given_up and changed:
             releases.remember(given_up, withdrawn=why)
         _prove(server, releases, record, mtime_ns)
-        record = releases.remember(record, confirmed=_now() if server else record.confirmed, refused=None)
+        record = releases.remember(record, confirmed=_now() if server else None, refused=None)
     return Outcome(changed, record, given_up.release if given_up else None)
 
 
