@@ -33,8 +33,9 @@ _ARGUMENTS: Mapping[Component, tuple[str, ...]] = {
     "triggerer": ("triggerer", "--skip-serve-logs"),
     "dag-processor": ("dag-processor",),
 }
-# Seconds. Its triggers are gone in no time, but then it often waits another 10 s for nothing.
-_GRACE: Mapping[Component, float] = {"triggerer": 3.0}
+# The scheduler has tasks to bring to an end. The others soon have nothing left to do, yet take their time:
+# the triggerer may wait 10 s for a process that has ended, the api-server takes its memory apart.
+_SCHEDULER_GRACE, _GRACE = 10.0, 3.0  # seconds
 _LOCALHOST = "127.0.0.1"
 _POLL_SECONDS = 0.2
 _PAGE = 100
@@ -152,7 +153,7 @@ class AirflowStack:
             log=self.log(component),
             environment=self._environment,
             folder=self.home,
-            grace=_GRACE.get(component, 10.0),
+            grace=_SCHEDULER_GRACE if component == "scheduler" else _GRACE,
         )
 
     def _wait_until_healthy(self, component: Component, seconds: float) -> None:
