@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Asset, task
+from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_serving_reload.demo.example import POKE_INTERVAL, SERVER, SERVING_PATH, TRAINING_FORM, train
 from airflow_serving_reload.operators import (
@@ -18,9 +20,21 @@ from airflow_serving_reload.operators import (
 )
 from airflow_serving_reload.sensors import DonefileSensor, ReloadConfirmedSensor
 
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
 STORE = {"conn_id": "model_store", "remote_path": "/models/uci_housing_steps"}
 MODEL = {"local_path": SERVING_PATH, "local_model_name": "uci_housing_model"}
 LIVE = Asset("uci_housing live, step by step")
+
+
+def skip_unless_published(context: Context) -> None:
+    """Leave the live model alone where this run did not replace it: failed steps before count as failed here, too."""
+    instance = context["ti"]
+    states = instance.get_task_states(dag_id=instance.dag_id, run_ids=[instance.run_id], task_ids=["publish_model"])
+    if states[instance.run_id].get("publish_model") != "success":
+        raise AirflowSkipException("nothing was published in this run, so there is nothing to roll back")
+
 
 with DAG(
     "uci_housing_train_to_serving",
@@ -108,6 +122,7 @@ with DAG(
         **MODEL,
         server=SERVER,
         trigger_rule="one_failed",
+        pre_execute=skip_unless_published,
     )
 
     upload >> donefile
