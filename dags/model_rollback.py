@@ -18,7 +18,7 @@ with DAG(
         "release": Param(
             None,
             type=["null", "string"],
-            pattern=r"^[A-Za-z0-9._-]{1,80}$",
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$",
             title="Release",
             description_md=(
                 "The release to return to, as `release` or `previous_release` in the result of the task that "

@@ -31,7 +31,7 @@ TRAINING_FORM: dict[str, Any] = {
     "version": Param(
         None,
         type=["null", "string"],
-        pattern=r"^[A-Za-z0-9._-]{1,40}$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$",
         title="Version",
         description_md="What to call the new model; the time of the upload if left empty.",
     ),
