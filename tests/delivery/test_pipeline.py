@@ -1,0 +1,751 @@
+"""The verb: from a donefile in the store to the proof that the server serves its model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_serving_reload.delivery import filesystem, pipeline
+from airflow_serving_reload.delivery.archive import Limits
+from airflow_serving_reload.delivery.donefile import DonefileVersion
+from airflow_serving_reload.delivery.errors import (
+    Corrupt,
+    DeliveryError,
+    NotThereYet,
+    PublicationFailed,
+    Refused,
+    ReloadRefused,
+    StoreUnreachable,
+)
+from airflow_serving_reload.delivery.pipeline import Outcome, deliver, make_live, publish_only, roll_back
+from airflow_serving_reload.delivery.servers.base import Expected, Look
+from airflow_serving_reload.delivery.stores.base import RemoteFile
+from airflow_serving_reload.delivery.stores.fs import FileSystemStore
+
+from .models import (
+    SECOND_NS,
+    TIMESTAMP,
+    Host,
+    Server,
+    Training,
+    contents,
+    version_in,
+    write_model,
+)
+from .packing import file, symlink, tar
+from .processes import killed_after_each_change, python
+
+
+@pytest.fixture
+def training(memory_path: Path) -> Training:
+    """Give an empty store, and training that uploads to it."""
+    return Training(memory_path)
+
+
+@pytest.fixture
+def host(memory_path: Path) -> Host:
+    """Give a host that serves an initial model, whose timestamp lies so far ahead that no touch has to wait."""
+    host = Host(memory_path)
+    host.start_with("v0")
+    return host
+
+
+def bring(training: Training, host: Host, **options: Any) -> Outcome:
+    """Deliver what the store has."""
+    return deliver(training.remote, host.local, **{"unpacked_filename": "m", "temporary": host.temporary, **options})
+
+
+def _second(host: Host) -> int:
+    return host.timestamp.stat().st_mtime_ns // SECOND_NS
+
+
+class State:
+    """Everything that must not change where a delivery fails."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._before = self._look()
+
+    def _look(self) -> tuple[Any, ...]:
+        host = self._host
+        link = host.model.readlink() if host.model.is_symlink() else None
+        releases = contents(host.folder / ".model.releases")
+        kept = {name: found for name, found in releases.items() if not name.endswith(".lock")}
+        unfinished = list(host.temporary.glob("*"))
+        return link, host.timestamp.stat().st_mtime_ns, contents(host.model), kept, unfinished
+
+    def is_unchanged(self) -> bool:
+        """Whether model, time and releases are those from before, and nothing unfinished is left."""
+        return self._look() == self._before
+
+
+def test_a_delivery(training: Training, host: Host) -> None:
+    """A new model is fetched, published with its time moved forward, confirmed and recorded, and the old one kept."""
+    before, server = _second(host), host.serve()
+    training.upload("v1")
+    outcome = bring(training, host, server=server, run={"dag_id": "d"})
+    assert version_in(host.model) == "v1"
+    assert _second(host) > before
+    assert server.loads == [("v1", _second(host))]
+    record = host.releases.live()
+    assert record == outcome.record
+    assert outcome.changed
+    assert outcome.previous == host.releases.previous().release  # type: ignore[union-attr]
+    assert record.confirmed
+    announced = json.loads(training.donefile.read_text())
+    assert (record.sha256, record.total_bytes, record.files) == (announced["sha256"], announced["size"], 3)
+    assert (record.source, record.run) == (str(training.packed), {"dag_id": "d"})
+    assert DonefileVersion.from_dict(record.donefile or {}) == training.remote.look()
+    assert record.release.endswith("-v1")
+    assert list(host.temporary.iterdir()) == []
+
+
+def test_what_a_delivery_tells(training: Training, host: Host) -> None:
+    """The outcome is a dict of plain values that survives JSON, with the seconds of each stage."""
+    training.upload("v1")
+    told = bring(training, host, server=host.serve()).to_dict()
+    assert json.loads(json.dumps(told)) == told
+    record = host.releases.live()
+    assert record is not None
+    assert told == {
+        "changed": True,
+        "release": record.release,
+        "previous_release": host.releases.previous().release,  # type: ignore[union-attr]
+        "donefile": record.donefile,
+        "sha256": record.sha256,
+        "bytes": record.total_bytes,
+        "files": 3,
+        "seconds": told["seconds"],
+        "confirmed": True,
+    }
+    assert set(told["seconds"]) == {"look", "fetch", "stage", "publish", "confirm"}
+
+
+def test_publishing_and_touching_are_one(training: Training, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new model and its new time appear by the same rename, and no server that looks between sees them apart."""
+    before = _second(host)
+    seen: list[tuple[str, bool]] = []
+    replace_symlink = filesystem.replace_symlink
+
+    def watched(path: Path, target: str) -> None:
+        seen.append((version_in(host.model), _second(host) > before))
+        replace_symlink(path, target)
+        seen.append((version_in(host.model), _second(host) > before))
+
+    monkeypatch.setattr(filesystem, "replace_symlink", watched)
+    training.upload("v1")
+    bring(training, host)
+    assert seen == [("v0", False), ("v1", True)]
+
+
+def test_real_seconds(training: Training, memory_path: Path) -> None:
+    """Of two deliveries at once the second one lies a whole second later, and both are loaded by a server."""
+    host = Host(memory_path)
+    host.start_with("v0", ahead_ns=0)
+    server = host.serve()
+    training.upload("v1")
+    bring(training, host, server=server)
+    assert server.loads == [("v1", _second(host))]
+    assert host.timestamp.read_text() == f"{_second(host)}\n"
+
+
+def test_a_first_delivery_into_nothing(training: Training, memory_path: Path) -> None:
+    """Where there is no model yet, the delivered one is the first."""
+    host = Host(memory_path)
+    training.upload("v1")
+    outcome = bring(training, host)
+    assert (version_in(host.model), outcome.previous, outcome.record.confirmed) == ("v1", None, None)
+
+
+def test_delivering_is_idempotent(training: Training, host: Host) -> None:
+    """What is live is not delivered again, and its time is not touched, unless forced."""
+    training.upload("v1")
+    first = bring(training, host, server=host.serve())
+    state = State(host)
+    again = bring(training, host, server=host.serve())
+    assert (again.changed, again.record, again.previous) == (False, first.record, first.record.release)
+    assert state.is_unchanged()
+    before = _second(host)
+    forced = bring(training, host, force=True)
+    assert (forced.changed, forced.previous) == (True, first.record.release)
+    assert forced.record.release != first.record.release
+    assert _second(host) > before
+
+
+def test_two_uploads_of_one_model(training: Training, host: Host) -> None:
+    """The same model uploaded again is another donefile version, and is delivered."""
+    for _ in range(2):
+        training.upload("v1")
+        assert bring(training, host).changed
+
+
+def test_no_donefile(training: Training, host: Host) -> None:
+    """A donefile that is not there yet means to wait, and where it should be."""
+    training.upload("v1")
+    training.donefile.unlink()
+    state = State(host)
+    with pytest.raises(NotThereYet, match=f"looking at {training.donefile}: there is no donefile; training has not"):
+        bring(training, host)
+    assert state.is_unchanged()
+
+
+def test_a_donefile_before_its_model(training: Training, host: Host) -> None:
+    """A donefile whose model is not there is told by the model's name."""
+    training.drop(b"")
+    training.packed.unlink()
+    with pytest.raises(NotThereYet, match=r"model\.tar\.gz: it does not exist"):
+        bring(training, host)
+    assert version_in(host.model) == "v0"
+
+
+def test_an_unsettled_donefile(training: Training, host: Host) -> None:
+    """A second upload that the store cannot tell from the first one ends up live all the same."""
+
+    class Store(FileSystemStore):
+        looks = 0
+
+        def donefile(self, path: str) -> DonefileVersion | None:
+            version = super().donefile(path)
+            self.looks += 1
+            if self.looks == 1:
+                assert version is not None
+                assert not version.settled
+                training.upload("v2", "empty")
+                os.utime(training.donefile, ns=(second_ns, second_ns))
+            return version
+
+    training.upload("v1", "empty")
+    second_ns = training.donefile.stat().st_mtime_ns // SECOND_NS * SECOND_NS
+    os.utime(training.donefile, ns=(second_ns, second_ns))
+    training.remote = pipeline.Remote(Store(training.root), "/models", "model.tar.gz", "donefile")
+    assert bring(training, host).changed
+    assert version_in(host.model) == "v2"
+    assert not bring(training, host).changed
+
+
+class Meanwhile(FileSystemStore):
+    """A store in which something happens while a model is fetched."""
+
+    def __init__(self, root: Path, happens: Callable[[int], None]) -> None:
+        super().__init__(root)
+        self._happens = happens
+        self.fetches = 0
+
+    def open(self, path: str) -> Any:
+        """Open a file, and let it happen if it is the model."""
+        if not path.endswith("donefile"):
+            self.fetches += 1
+            opened = RemoteFile(self, path)
+            self._happens(self.fetches)
+            return opened
+        return super().open(path)
+
+
+def _meanwhile(training: Training, happens: Callable[[int], None]) -> Meanwhile:
+    store = Meanwhile(training.root, happens)
+    training.remote = pipeline.Remote(store, "/models", "model.tar.gz", "donefile")
+    return store
+
+
+def test_a_donefile_that_changes_meanwhile(training: Training, host: Host) -> None:
+    """Where a newer model is announced while one is fetched, the newer one is delivered, and the other one is not."""
+    training.upload("v1")
+    store = _meanwhile(training, lambda number: training.upload("v2") if number == 1 else None)
+    outcome = bring(training, host)
+    assert (version_in(host.model), store.fetches) == ("v2", 2)
+    assert DonefileVersion.from_dict(outcome.record.donefile or {}) == training.remote.look()
+    assert len(host.releases.history()) == 2
+    assert list(host.temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("packed", [b"", b"<html>" * 1000, tar(file("m/a"), file("m/a"))], ids=["cut", "page", "bad"])
+def test_a_broken_model_that_is_replaced_meanwhile(packed: bytes, training: Training, host: Host) -> None:
+    """A model that cannot be used is not complained about where a newer one is announced meanwhile."""
+    training.drop(packed)
+    _meanwhile(training, lambda number: training.upload("v2") if number == 1 else None)
+    bring(training, host)
+    assert version_in(host.model) == "v2"
+
+
+def test_a_donefile_that_goes_meanwhile(training: Training, host: Host) -> None:
+    """A model whose donefile is taken back while it is fetched is not delivered."""
+    training.upload("v1")
+    _meanwhile(training, lambda _number: training.donefile.unlink())
+    with pytest.raises(NotThereYet, match="there is no donefile"):
+        bring(training, host)
+    assert version_in(host.model) == "v0"
+
+
+def test_a_donefile_that_never_rests(training: Training, host: Host) -> None:
+    """Where each fetch is overtaken by a newer upload, a bounded number of times is enough to give up for now."""
+    training.upload("v1")
+    store = _meanwhile(training, lambda number: training.upload(f"v{number + 1}"))
+    state = State(host)
+    with pytest.raises(StoreUnreachable, match="its donefile changed each of 5 times"):
+        bring(training, host)
+    assert store.fetches == pipeline.FETCHES_AT_MOST
+    assert state.is_unchanged()
+
+
+def _announced(packed: bytes, **changes: Any) -> bytes:
+    facts = {"model": "model.tar.gz", "sha256": hashlib.sha256(packed).hexdigest(), "size": len(packed)}
+    return json.dumps({**facts, **changes}).encode()
+
+
+GOOD = tar(file("m/a", b"v1"), file("m/b", b"v1"), file("m/only-v1", b"v1"))
+BAD: dict[str, tuple[bytes, bytes, type[DeliveryError], str]] = {
+    "wrong digest": (
+        GOOD,
+        _announced(GOOD, sha256="0" * 64),
+        Corrupt,
+        "its sha256 is .*, but the donefile says 000",
+    ),
+    "wrong size": (
+        GOOD,
+        _announced(GOOD, size=1),
+        Corrupt,
+        f"its length is {len(GOOD)}, but the donefile says 1;",
+    ),
+    "truncated": (GOOD[:1000], b"", Corrupt, "upload it again"),
+    "truncated, announced": (GOOD[:1000], _announced(GOOD), Corrupt, "upload it again"),
+    "empty": (b"", b"", Corrupt, "it ends after 0 bytes, which is no archive"),
+    "no archive": (b"<html>" * 1000, b"", Refused, "it begins with b'<html>"),
+    "upwards": (tar(file("../evil")), b"", Refused, "'../evil': its name is absolute or leads upwards"),
+    "link out": (tar(file("m/a"), symlink("m/l", "/etc")), b"", Refused, "a link to '/etc', out of the archive"),
+    "link aside": (
+        tar(file("m/a"), file("x"), symlink("m/l", "../x")),
+        b"",
+        Refused,
+        "'l' is a link to '../x', out",
+    ),
+    "other folder": (tar(file("n/a")), b"", Refused, r"looking for the folder 'm' .*: at its top there is 'n'"),
+    "nothing": (bytes(10240), b"", Refused, "at its top there is nothing"),
+    "no file": (tar(file("m/" + TIMESTAMP)), b"", Refused, "it holds no file"),
+    "too much": (tar(file("m/a", bytes(5000))), b"", Refused, "it would unpack to more than 4000 bytes"),
+}
+
+
+@pytest.mark.parametrize("established", [True, False], ids=["releases", "first"])
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_models(kind: str, established: bool, training: Training, host: Host) -> None:
+    """Whatever is wrong with a model: the old one, its time and all releases stay, and nothing unfinished is left."""
+    packed, donefile, fault, why = BAD[kind]
+    if established:
+        training.upload("v1")
+        bring(training, host)
+    state = State(host)
+    training.drop(packed, donefile)
+    with pytest.raises(fault, match=why):
+        bring(training, host, limits=Limits(total_bytes=4000))
+    assert state.is_unchanged()
+
+
+def test_a_store_that_breaks_off(training: Training, host: Host) -> None:
+    """A store that sends less than it announced has not delivered anything."""
+
+    class Short(FileSystemStore):
+        resume_pauses = ()
+
+        def _facts(self, status: os.stat_result) -> Any:
+            facts = super()._facts(status)
+            return type(facts)(size=status.st_size + 1, mtime_ns=facts.mtime_ns) if status.st_size > 1000 else facts
+
+    training.drop(GOOD)
+    training.remote = pipeline.Remote(Short(training.root), "/models", "model.tar.gz", "donefile")
+    with pytest.raises(StoreUnreachable, match=f"it broke off after {len(GOOD)} of {len(GOOD) + 1} bytes"):
+        bring(training, host)
+    assert version_in(host.model) == "v0"
+    assert list(host.temporary.iterdir()) == []
+
+
+def test_names_that_escape(training: Training, host: Host) -> None:
+    """No name of an option leads out of its folder, neither in the store nor in the archive nor on the host."""
+    training.upload("v1")
+    state = State(host)
+    for remote in (("../model.tar.gz", "donefile"), ("model.tar.gz", "../../etc/passwd")):
+        with pytest.raises(Refused, match="no relative path of plain names"):
+            deliver(
+                pipeline.Remote(training.store, "/models", *remote),
+                host.local,
+                unpacked_filename="m",
+                temporary=host.temporary,
+            )
+    with pytest.raises(Refused, match="it leads out of the archive"):
+        bring(training, host, unpacked_filename="../..")
+    assert state.is_unchanged()
+
+
+def test_a_model_that_is_a_folder(memory_path: Path, host: Host) -> None:
+    """A folder in the store is a model, digested as the donefile says, and delivered as a whole."""
+    training = Training(memory_path, "folder")
+    training.upload("v1")
+    outcome = bring(training, host, unpacked_filename=None, server=host.serve())
+    assert version_in(host.model) == "v1"
+    assert (outcome.record.files, outcome.record.total_bytes) == (3, 6)
+    training.donefile.write_bytes(_announced(b"", size=6))
+    with pytest.raises(Corrupt, match="its sha256 is"):
+        bring(training, host, unpacked_filename=None)
+    assert version_in(host.model) == "v1"
+
+
+def test_an_archive_without_its_option(training: Training, host: Host) -> None:
+    """An archive that is to be fetched as a folder is refused with the option that is missing."""
+    training.upload("v1")
+    with pytest.raises(Refused, match="it is a file; set unpacked_filename"):
+        bring(training, host, unpacked_filename=None)
+
+
+def test_old_releases_go(training: Training, memory_path: Path) -> None:
+    """As many releases as asked for stay after a delivery."""
+    host = Host(memory_path, keep_releases=2)
+    host.start_with("v0")
+    for version in ("v1", "v2", "v3"):
+        training.upload(version)
+        bring(training, host)
+    assert [version_in(host.releases.path(record)) for record in host.releases.history()] == ["v3", "v2"]
+
+
+# The server's part
+
+
+def test_a_server_that_fails_once(training: Training, host: Host) -> None:
+    """A release whose first load failed is touched once more, since no server tries twice itself, and then served."""
+    before, server = _second(host), host.serve(fails={"v1": 1})
+    training.upload("v1")
+    outcome = bring(training, host, server=server)
+    assert outcome.record.confirmed
+    assert server.loads == [("v1", before + 1), ("v1", before + 2)]
+    assert version_in(host.model) == "v1"
+
+
+def test_real_seconds_of_a_second_touch(training: Training, memory_path: Path) -> None:
+    """A second touch lies a whole second behind the first one."""
+    host = Host(memory_path)
+    server = host.serve(fails={"v1": 1})
+    training.upload("v1")
+    bring(training, host, server=server)
+    assert len({second for _, second in server.loads}) == 2
+
+
+@pytest.mark.parametrize("behaviour", [{"fails": {"v2": 9}}, {"silent": frozenset({"v2"})}], ids=["fails", "silent"])
+@pytest.mark.parametrize("mode", ["auto", "in_place"])
+def test_a_server_that_refuses(behaviour: dict[str, Any], mode: Any, training: Training, memory_path: Path) -> None:
+    """A release that is not served after a second touch is rolled back, and the message tells both."""
+    host = Host(memory_path, publish_mode=mode)
+    host.start_with("v0")
+    training.upload("v1")
+    first = bring(training, host).record
+    before, server = _second(host), host.serve(**behaviour)
+    training.upload("v2")
+    why = r"the tests' server (failed to load|does not serve) the release \S+-v2.*"
+    with pytest.raises(ReloadRefused, match=rf"{why}; rolled back to {first.release}, which the server serves"):
+        bring(training, host, server=server)
+    assert server.loads == [("v2", before + 1), ("v2", before + 2), ("v1", before + 3)]
+    assert (version_in(host.model), host.model.is_symlink()) == ("v1", mode == "auto")
+    live = host.releases.live()
+    assert live is not None
+    assert (live.release, live.confirmed is not None, live.refused) == (first.release, True, None)
+    refused = next(record for record in host.releases.history() if record.release.endswith("-v2"))
+    assert refused.refused
+    assert refused.confirmed is None
+
+
+def test_what_was_refused_is_tried_again(training: Training, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next run tries a release again that the server refused, without fetching it anew."""
+    training.upload("v1")
+    with pytest.raises(ReloadRefused):
+        bring(training, host, server=host.serve(fails={"v1": 2}))
+    monkeypatch.setattr(pipeline, "fetch_unpacked", lambda *_arguments, **_options: pytest.fail("it was fetched"))
+    outcome = bring(training, host, server=host.serve())
+    assert outcome.changed
+    assert version_in(host.model) == "v1"
+    assert (outcome.record.refused, outcome.record.confirmed is not None) == (None, True)
+
+
+def test_a_first_release_that_is_refused(training: Training, memory_path: Path) -> None:
+    """Where nothing was there before, the message says that there is nothing to roll back to."""
+    host = Host(memory_path)
+    training.upload("v1")
+    with pytest.raises(ReloadRefused, match="; there is no earlier release to roll back to"):
+        bring(training, host, server=host.serve(fails={"v1": 9}))
+    assert version_in(host.model) == "v1"
+
+
+def test_a_roll_back_that_is_refused_too(training: Training, host: Host) -> None:
+    """A server that serves nothing any more is told from one that went back, and the old model is live all the same."""
+    training.upload("v1")
+    with pytest.raises(ReloadRefused, match=r"rolled back to \S+-adopted, which is not confirmed either: "):
+        bring(training, host, server=host.serve(silent=frozenset({"v0", "v1"})))
+    assert version_in(host.model) == "v0"
+    assert host.releases.live().confirmed is None  # type: ignore[union-attr]
+
+
+class Unusable(Server):
+    """A server that cannot be looked at, by the fault of who described it."""
+
+    def look(self, expected: Expected, mark: Any) -> Look:
+        """Refuse to look."""
+        raise Refused("reading its log: Is a directory; check log_path")
+
+
+def test_a_server_that_cannot_be_asked(training: Training, host: Host) -> None:
+    """Where nothing can be proved, the release that worked is live again, and the fault stays what it is."""
+    training.upload("v1")
+    with pytest.raises(Refused, match=r"Is a directory; check log_path; rolled back to \S+-adopted, which is not conf"):
+        bring(training, host, server=Unusable(host.timestamp))
+    assert version_in(host.model) == "v0"
+
+
+def test_killed_between_publication_and_proof(training: Training, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that was published, but not proved to be served, is proved by the next run, without a fetch."""
+
+    class Killed(BaseException):
+        pass
+
+    class Deadly(Server):
+        def mark(self) -> Any:
+            raise Killed
+
+    training.upload("v1")
+    with pytest.raises(Killed):
+        bring(training, host, server=Deadly(host.timestamp))
+    before = _second(host)
+    assert version_in(host.model) == "v1"
+    monkeypatch.setattr(pipeline, "fetch_unpacked", lambda *_arguments, **_options: pytest.fail("it was fetched"))
+    server = host.serve()
+    outcome = bring(training, host, server=server)
+    assert outcome.record.confirmed
+    assert server.loads == [("v1", before + 1)]
+    assert not bring(training, host, server=server).changed
+
+
+def test_a_delivery_killed_at_any_instant(memory_path: Path) -> None:
+    """Whenever a delivery is killed, the old model or the new one is live, and the next run delivers the new one."""
+
+    def prepare(folder: Path) -> None:
+        Host(folder).start_with("v0")
+        Training(folder).upload("v1")
+
+    def change(folder: Path) -> None:
+        bring(Training(folder), Host(folder))
+
+    folders = killed_after_each_change(memory_path, prepare, change)
+    fetched = 0
+    for folder in folders:
+        training, host = Training(folder), Host(folder)
+        assert version_in(host.model) in ("v0", "v1")
+        fetched += bring(training, host).changed
+        assert version_in(host.model) == "v1"
+        assert not [path for path in host.temporary.rglob("*") if path.is_file()]
+        assert len(host.releases.history()) == 2
+        assert not [name for name in contents(folder) if name.endswith((".tmp", ".part")) or "removing" in name]
+    assert 0 < fetched < len(folders)
+
+
+# Rolling back
+
+
+def test_rolling_back(training: Training, host: Host) -> None:
+    """The release that was live before is live again, is proved, and the other one is not delivered again."""
+    server = host.serve()
+    training.upload("v1")
+    first = bring(training, host, server=server).record
+    training.upload("v2")
+    second = bring(training, host, server=server).record
+    before = _second(host)
+    outcome = roll_back(host.local, None, server, "bad predictions")
+    assert (outcome.changed, outcome.previous) == (True, second.release)
+    assert (version_in(host.model), server.loads[-1]) == ("v1", ("v1", before + 1))
+    assert (outcome.record.release, outcome.record.confirmed is not None) == (first.release, True)
+    assert host.releases.find(second.release).withdrawn == "bad predictions"
+
+    state = State(host)
+    again = bring(training, host, server=server)
+    assert (again.changed, again.record.release) == (False, first.release)
+    assert state.is_unchanged()
+
+    forced = bring(training, host, server=server, force=True)
+    assert (forced.changed, version_in(host.model)) == (True, "v2")
+    training.upload("v3")
+    assert bring(training, host, server=server).changed
+    assert version_in(host.model) == "v3"
+
+
+def test_rolling_back_to_a_name(training: Training, host: Host) -> None:
+    """Any release that is kept can be made live again by its name, also the one that was given up before."""
+    training.upload("v1")
+    first = bring(training, host).record
+    training.upload("v2")
+    second = bring(training, host).record
+    adopted = next(record for record in host.releases.history() if record.origin == "adopted")
+    roll_back(host.local, adopted.release, None, "all wrong")
+    assert version_in(host.model) == "v0"
+    assert host.releases.find(first.release).withdrawn is None
+    outcome = roll_back(host.local, second.release, None, "not so wrong")
+    assert version_in(host.model) == "v2"
+    assert outcome.record.withdrawn is None
+    again = roll_back(host.local, second.release, None, "again")
+    assert (again.changed, again.record.withdrawn) == (False, None)
+
+
+def test_a_roll_back_without_a_server_proves_nothing(training: Training, host: Host) -> None:
+    """What was proved of a release before is no proof that it is served after a roll-back."""
+    training.upload("v1")
+    bring(training, host, server=host.serve())
+    training.upload("v2")
+    bring(training, host, server=host.serve())
+    assert roll_back(host.local, None, None, "why").to_dict()["confirmed"] is False
+
+
+def test_nothing_to_roll_back_to(training: Training, memory_path: Path) -> None:
+    """Without an earlier release, or with one that is not there, rolling back is refused and changes nothing."""
+    host = Host(memory_path)
+    with pytest.raises(Refused, match="no earlier release is left on this host; deliver one"):
+        roll_back(host.local, None, None, "why")
+    training.upload("v1")
+    bring(training, host)
+    before = _second(host)
+    with pytest.raises(Refused, match="no earlier release is left"):
+        roll_back(host.local, None, None, "why")
+    with pytest.raises(Refused, match=r"looking for the release '\.\./x'"):
+        roll_back(host.local, "../x", None, "why")
+    assert (version_in(host.model), _second(host)) == ("v1", before)
+    assert host.releases.live().withdrawn is None  # type: ignore[union-attr]
+
+
+def test_a_roll_back_that_the_server_refuses(training: Training, host: Host) -> None:
+    """A roll-back that is not served fails, and stays, since somebody wanted it."""
+    training.upload("v1")
+    bring(training, host)
+    with pytest.raises(ReloadRefused, match="does not serve the release"):
+        roll_back(host.local, None, host.serve(silent=frozenset({"v0"})), "why")
+    assert version_in(host.model) == "v0"
+
+
+def test_a_roll_back_in_place_that_is_killed(memory_path: Path) -> None:
+    """After a roll-back that was killed while it published in place, the next delivery leaves a whole model."""
+
+    def at(folder: Path) -> Host:
+        return Host(folder, publish_mode="in_place")
+
+    def prepare(folder: Path) -> None:
+        training, host = Training(folder), at(folder)
+        host.start_with("v0")
+        training.upload("v1")
+        bring(training, host)
+
+    folders = killed_after_each_change(
+        memory_path, prepare, lambda folder: roll_back(at(folder).local, None, None, "w")
+    )
+    assert len(folders) > 10
+    for folder in folders:
+        bring(Training(folder), at(folder))
+        assert version_in(at(folder).model) in ("v0", "v1")
+
+
+# Publishing alone, and faults of the host
+
+
+def test_publishing_alone(host: Host, memory_path: Path) -> None:
+    """A release that is published without asking for a reload keeps the very time of the one before."""
+    before = host.timestamp.stat().st_mtime_ns
+    with host.releases.delivering():
+        record = host.releases.admit(write_model(memory_path / "m", "v1"))
+    outcome = publish_only(host.releases, record, host.local)
+    assert (version_in(host.model), host.timestamp.stat().st_mtime_ns) == ("v1", before)
+    assert outcome.previous == host.releases.previous().release  # type: ignore[union-attr]
+    assert outcome.record.confirmed is None
+
+
+def test_publishing_alone_for_the_first_time(memory_path: Path) -> None:
+    """A first release is published with a timestamp file, without which no server starts."""
+    host = Host(memory_path)
+    with host.releases.delivering():
+        record = host.releases.admit(write_model(memory_path / "m", "v1"))
+    assert publish_only(host.releases, record, host.local).previous is None
+    assert host.timestamp.read_text() == f"{_second(host)}\n"
+
+
+def test_making_live_what_is_gone(training: Training, host: Host) -> None:
+    """A release whose folder is gone cannot be made live, and what was live still is."""
+    training.upload("v1")
+    record = bring(training, host).record
+    training.upload("v2")
+    bring(training, host)
+    filesystem.remove_tree(host.releases.path(record))
+    with pytest.raises(PublicationFailed):
+        make_live(host.releases, record, host.local, None)
+    assert version_in(host.model) == "v2"
+
+
+@pytest.mark.parametrize("what", ["a file", "a link"])
+def test_what_is_not_ours(what: str, training: Training, memory_path: Path) -> None:
+    """A file, or somebody's link, in the model's place is refused before anything is fetched."""
+    host = Host(memory_path)
+    training.upload("v1")
+    if what == "a file":
+        host.model.touch()
+    else:
+        host.model.symlink_to(write_model(memory_path / "elsewhere", "v0"))
+    with pytest.raises(Refused, match=f"looking at {host.model}: it is {what}"):
+        bring(training, host)
+    assert host.releases.history() == []
+
+
+def test_a_host_without_room(training: Training, host: Host) -> None:
+    """Where the folder for what is unfinished cannot be made, nothing has changed."""
+    training.upload("v1")
+    host.temporary.write_text("in the way")
+    with pytest.raises(PublicationFailed, match=f"preparing {host.temporary}: File exists"):
+        bring(training, host)
+    assert version_in(host.model) == "v0"
+
+
+# Deliveries at once
+
+DELIVER = """
+import sys
+from pathlib import Path
+from tests.delivery.models import Host, Training
+from tests.delivery.test_pipeline import bring
+folder = Path(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+outcome = bring(Training(folder), Host(folder))
+print(outcome.changed, outcome.record.release, flush=True)
+"""
+
+
+def test_deliveries_at_once(training: Training, host: Host, memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two processes that deliver the same model at once one does, and the other one says that nothing changed."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    training.upload("v1")
+    with python(DELIVER, memory_path) as one, python(DELIVER, memory_path) as other:
+        for process in (one, other):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        answers = [process.communicate("\n")[0].split() for process in (one, other)]
+    assert sorted(changed for changed, _ in answers) == ["False", "True"]
+    assert len({release for _, release in answers}) == 1
+    assert version_in(host.model) == "v1"
+    assert len(host.releases.history()) == 2
+
+
+def test_threads_at_once(training: Training, host: Host) -> None:
+    """Of many threads that deliver the same model at once exactly one does."""
+    training.upload("v1")
+    outcomes: list[Outcome] = []
+    threads = [threading.Thread(target=lambda: outcomes.append(bring(training, host))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcome.changed for outcome in outcomes) == [False] * 4 + [True]
+    assert len(host.releases.history()) == 2
