@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
 from abc import ABC, abstractmethod
@@ -12,12 +13,18 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from airflow_serving_reload.delivery import donefile
-from airflow_serving_reload.delivery.errors import Corrupt, NotThereYet, Refused, StoreUnreachable
+from airflow_serving_reload.delivery.errors import Corrupt, DeliveryError, NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
 
 log = logging.getLogger(__name__)
 
 SECOND_NS = 1_000_000_000
+
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.part", re.DOTALL)
+"""Temporary names of uploads."""
+
+DEEPEST = 100
+"""Folders one in the other that are walked at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +45,15 @@ class FileFacts:
     observed_ns: int = field(default_factory=time.time_ns, compare=False)
 
     def proves_same_file(self, later: FileFacts) -> bool:
-        """Whether `later` surely describes the same bytes: equal tags, or equal size and a time long past."""
-        if self.etag is not None and later.etag is not None:
-            return self.etag == later.etag
-        if self.mtime_ns is None or self.size is None:
+        """Whether `later` surely describes the same bytes: equal facts, the time long past.
+
+        A tag alone proves nothing while the file is young, since many a server makes it of time and size.
+        """
+        if self != later or self.size is None:
             return False
-        old_enough = self.observed_ns - self.mtime_ns >= 2 * self.resolution_ns
-        return old_enough and (self.size, self.mtime_ns) == (later.size, later.mtime_ns)
+        if self.mtime_ns is None:
+            return self.etag is not None
+        return self.observed_ns - self.mtime_ns >= 2 * self.resolution_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +126,11 @@ class Store(ABC):
 
     @abstractmethod
     def _rename(self, source: str, target: str) -> None:
-        """Put `source` in the place of `target` in one step."""
+        """Put `source` in the place of `target` in one step; never in the place of a folder."""
 
     @abstractmethod
     def _remove(self, path: str) -> None:
-        """Remove a file."""
+        """Remove a file, unless it is absent; never a folder."""
 
     def stat(self, path: str) -> FileFacts:
         """Ask for the facts of a file.
@@ -172,7 +181,7 @@ class Store(ABC):
             yield file
 
     def list(self, folder: str) -> Sequence[Entry] | None:
-        """List a folder in the order of names; None if the path is a file.
+        """List a folder in the order of names, unfinished uploads left out; None if the path is a file.
 
         :raises NotThereYet: there is nothing.
         :raises Refused: the store cannot list, or tells a name that could leave its folder.
@@ -184,18 +193,29 @@ class Store(ABC):
         for entry in entries:
             if "/" in entry.name or entry.name in ("", ".", "..") or "\0" in entry.name:
                 raise Refused(
-                    f"listing {self.describe(folder)}: the store names {entry.name!r}, which is no plain name"
+                    f"listing {self.describe(folder)}: the store names {entry.name!r}, which is no plain name; "
+                    "rename it there, or upload the model as one archive"
                 )
-        return sorted(entries, key=lambda entry: entry.name)
+        finished = (entry for entry in entries if not UNFINISHED.fullmatch(entry.name))
+        return sorted(finished, key=lambda entry: entry.name)
 
     def walk(self, folder: str) -> Iterator[str]:
         """Give the path, relative to `folder`, of every file below it, in order.
 
         :raises NotThereYet: there is no such folder.
+        :raises Refused: it goes down for ever.
         """
+        return self._walk(folder, DEEPEST)
+
+    def _walk(self, folder: str, depth: int) -> Iterator[str]:
+        if not depth:
+            raise Refused(
+                f"listing {self.describe(folder)}: more than {DEEPEST} folders one in the other; "
+                "look for a link that leads back up"
+            )
         for entry in self.list(folder) or ():
             if entry.is_folder:
-                yield from (f"{entry.name}/{below}" for below in self.walk(child(folder, entry.name)))
+                yield from (f"{entry.name}/{below}" for below in self._walk(child(folder, entry.name), depth - 1))
             else:
                 yield entry.name
 
@@ -203,24 +223,34 @@ class Store(ABC):
         """Upload a file under a temporary name and rename it into place, where the store can; else directly.
 
         :raises Refused: the store does not allow it.
+        :raises Exception: what the source raised.
         """
+        try:
+            with self._errors(f"uploading {self.describe(path)}"):
+                self._upload(path, _Source(source))
+        except _SourceFailed as failed:
+            fault = failed.fault
+        else:
+            return
+        raise fault
+
+    def _upload(self, path: str, source: Readable) -> None:
         folder, _, name = path.rpartition("/")
+        if not self._can_rename(folder):
+            self._write(path, source)
+            return
         temporary = f"{folder}/.{name}.{secrets.token_hex(4)}.part"
-        with self._errors(f"uploading {self.describe(path)}"):
-            if not self._can_rename(folder):
-                self._write(path, source)
-                return
-            try:
-                self._write(temporary, source)
-                self._rename(temporary, path)
-            except BaseException:
-                self._remove_quietly(temporary)
-                raise
+        try:
+            self._write(temporary, source)
+            self._rename(temporary, path)
+        except BaseException:
+            self._remove_quietly(temporary)
+            raise
 
     def remove(self, path: str) -> None:
-        """Remove a file.
+        """Remove a file; it may be absent already.
 
-        :raises Refused: the store does not allow it.
+        :raises Refused: the store does not allow it, or it is a folder.
         """
         with self._errors(f"removing {self.describe(path)}"):
             self._remove(path)
@@ -234,6 +264,28 @@ class Store(ABC):
             self._remove(path)
         except Exception as error:  # noqa: BLE001 - the fault that led here must stay the one that is seen
             log.warning("could not remove the unfinished upload %s: %s", self.describe(path), error)
+
+
+class _SourceFailed(Exception):
+    """Carries the fault of a source past the clients, which would take many a fault for one of the network."""
+
+    def __init__(self, fault: Exception) -> None:
+        super().__init__(fault)
+        self.fault = fault
+
+
+class _Source:
+    """A source whose faults are told from those of the store."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+
+    def read(self, size: int = -1, /) -> bytes:
+        try:
+            return self._source.read(size)
+        except Exception as fault:  # noqa: BLE001 - it goes on as it is where nobody mistakes it
+            failed = _SourceFailed(fault)
+        raise failed
 
 
 class RemoteFile:
@@ -252,6 +304,7 @@ class RemoteFile:
         self._position = 0
         self._skip = 0
         self._attempt = 0
+        self._fault: DeliveryError | None = None
         opened = self._reopen(None)
         self.facts = opened.facts
 
@@ -276,6 +329,15 @@ class RemoteFile:
         """
         if size < 0:
             return b"".join(iter(lambda: self.read(CHUNK), b""))
+        if self._fault is not None:
+            raise self._fault
+        try:
+            return self._read_on(size)
+        except DeliveryError as fault:
+            self._fault = fault
+            raise
+
+    def _read_on(self, size: int) -> bytes:
         while True:
             try:
                 return self._read(size)
@@ -288,7 +350,7 @@ class RemoteFile:
             while self._skip:
                 skipped = self._reader.read(min(self._skip, CHUNK))
                 if not skipped:
-                    raise StoreUnreachable(f"reading {where}: it broke off before byte {self._position}")
+                    raise StoreUnreachable(f"reading {where}: it broke off before byte {self._position}; try again")
                 self._skip -= len(skipped)
             data = self._reader.read(size)
         self._position += len(data)
@@ -296,9 +358,14 @@ class RemoteFile:
             self._attempt = 0
         expected = self.facts.size
         if expected is not None and self._position > expected:
-            raise Corrupt(f"reading {where}: more than the {expected} bytes that the store announced")
+            raise Corrupt(
+                f"reading {where}: more than the {expected} bytes that the store announced; "
+                "upload it under a temporary name and rename it when it is whole"
+            )
         if not data and size and expected is not None and self._position < expected:
-            raise StoreUnreachable(f"reading {where}: it broke off after {self._position} of {expected} bytes")
+            raise StoreUnreachable(
+                f"reading {where}: it broke off after {self._position} of {expected} bytes; try again"
+            )
         return data
 
     def _go_on(self, broken: StoreUnreachable) -> None:
@@ -313,7 +380,7 @@ class RemoteFile:
             except StoreUnreachable as again:
                 broken = again
                 continue
-            if not self.facts.proves_same_file(opened.facts):
+            if not self.facts.proves_same_file(opened.facts) or self._skip < 0:
                 raise StoreUnreachable(
                     f"{broken}; it cannot be continued, because the store does not prove that the file is "
                     "still the same: fetch it from the beginning"

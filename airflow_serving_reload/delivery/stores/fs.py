@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,21 @@ from airflow_serving_reload.delivery.streams import CHUNK, Readable
 
 KERNEL_TICK_NS = 10_000_000
 """Linux stamps files with a clock that moves once a timer tick, at most this many nanoseconds apart."""
+
+REFUSALS = frozenset(
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.ENOTEMPTY,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
+"""Faults that a retry cannot mend."""
 
 
 class FileSystemStore(Store):
@@ -34,8 +51,9 @@ class FileSystemStore(Store):
 
     def _inside(self, path: str) -> Path:
         local = self._local(path)
-        if not local.resolve().is_relative_to(self._root.resolve()):
-            raise Refused(f"using {local}: it leads out of the store's folder {self._root}")
+        # os.path.realpath, because Path.resolve has a fault of its own for links that go round in circles
+        if not Path(os.path.realpath(local)).is_relative_to(os.path.realpath(self._root)):
+            raise Refused(f"using {local}: it leads out of the store's folder {self._root}; give a path inside it")
         return local
 
     @contextmanager
@@ -43,11 +61,18 @@ class FileSystemStore(Store):
         try:
             yield
         except FileNotFoundError as error:
-            raise NotThereYet(f"{doing}: it does not exist") from error
-        except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-            raise Refused(f"{doing}: {error.strerror}; check the path and its permissions") from error
+            if self._root.is_dir():
+                raise NotThereYet(f"{doing}: it does not exist; check the path if it should") from error
+            raise StoreUnreachable(
+                f"{doing}: the store's folder {self._root} does not exist; check the connection's path, and whether "
+                "it is mounted"
+            ) from error
         except OSError as error:
-            raise StoreUnreachable(f"{doing}: {error.strerror or error}") from error
+            if error.errno in REFUSALS:
+                raise Refused(f"{doing}: {error.strerror}; check the path and its permissions") from error
+            raise StoreUnreachable(
+                f"{doing}: {error.strerror or error}; check the disk or the mount, and try again"
+            ) from error
 
     def _facts(self, status: os.stat_result) -> FileFacts:
         whole_seconds = status.st_mtime_ns % SECOND_NS == 0
@@ -58,7 +83,10 @@ class FileSystemStore(Store):
         )
 
     def _stat(self, path: str) -> FileFacts:
-        return self._facts(self._inside(path).stat())
+        status = self._inside(path).stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        return self._facts(status)
 
     @contextmanager
     def _open(self, path: str, offset: int, expected: FileFacts | None) -> Iterator[Opened]:

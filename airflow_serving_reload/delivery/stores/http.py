@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import ssl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
+from contextlib import contextmanager, suppress
+from email.utils import formatdate, parsedate_to_datetime
 from html.parser import HTMLParser
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import requests
 import urllib3
@@ -22,6 +24,12 @@ BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses by which a server says that the same request may succeed later."""
 
 NO_SUCH_METHOD = frozenset({405, 501})
+
+BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, TimeoutError)
+"""Ends of a connection, as against a certificate or a protocol that is no good."""
+
+INDEX_PAGES = ("index.html", "index.htm")
+"""Files that servers send in place of the listing of their folder."""
 
 UNUSABLE_ADDRESS = (
     requests.exceptions.InvalidURL,
@@ -37,11 +45,16 @@ class HttpStore(Store):
     :param session: opened by the caller, with authentication, TLS and proxies as they should be.
     :param base_url: address that every path is appended to.
     :param timeout: seconds to wait for a connection, and for each next piece of an answer.
+    :raises Refused: the address is no URL.
     """
 
     def __init__(self, session: requests.Session, base_url: str, *, timeout: tuple[float, float] = (10, 60)) -> None:
         self._session = session
         self._base_url = base_url.rstrip("/")
+        try:
+            self._public_url = _without_credentials(self._base_url)
+        except ValueError:
+            raise Refused("opening a store over HTTP: its address is no URL; check the connection's host") from None
         self._timeout = timeout
 
     def close(self) -> None:
@@ -50,11 +63,10 @@ class HttpStore(Store):
 
     def describe(self, path: str) -> str:
         """Name the address, without credentials that somebody may have put into it."""
-        parts = urlsplit(self._base_url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{path}"
+        return self._public_url + path
 
     def _url(self, path: str) -> str:
-        return self._base_url + quote(path, safe="/")
+        return self._base_url + _quoted(path)
 
     @contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
@@ -62,84 +74,146 @@ class HttpStore(Store):
             yield
         except _Answered as answer:
             raise answer.as_fault(doing) from None
+        except IsADirectoryError as error:
+            raise Refused(f"{doing}: it is a folder; name a file") from error
         except UNUSABLE_ADDRESS as error:
-            raise Refused(f"{doing}: {error}; check the connection's host and the path") from error
+            # the error's own words repeat the address, credentials included
+            raise Refused(
+                f"{doing}: the address cannot be used ({type(error).__name__}); "
+                "check the connection's host and the path"
+            ) from None
         except requests.exceptions.SSLError as error:
-            raise Refused(f"{doing}: TLS was refused ({_root_cause(error)}); check the certificates") from error
+            if isinstance(_root_cause(error), BROKEN_TLS):
+                raise StoreUnreachable(f"{doing}: TLS broke off ({_words(error)}); try again") from error
+            raise Refused(f"{doing}: TLS was refused ({_words(error)}); check the certificates") from error
         except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-            raise StoreUnreachable(f"{doing}: the store cannot be reached ({_root_cause(error)})") from error
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise StoreUnreachable(f"{doing}: the transfer broke off ({_root_cause(error)})") from error
+            raise StoreUnreachable(
+                f"{doing}: the store cannot be reached ({_words(error)}); check the connection's host and port, "
+                "and whether the store runs"
+            ) from error
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise StoreUnreachable(f"{doing}: the transfer broke off ({_words(error)}); try again") from error
+        except OSError as error:
+            # what the network does comes as the clients' own faults: this is a file of certificates that is missing
+            raise Refused(f"{doing}: {error}; check the connection's settings for TLS") from error
 
     def _request(self, method: str, url: str, **options: Any) -> requests.Response:
-        response = self._session.request(method, url, timeout=self._timeout, **options)
-        if response.status_code >= HTTPStatus.BAD_REQUEST:
+        """Make a request; only reading follows redirects, since a redirected upload may end as a mere question."""
+        redirects = method in ("GET", "HEAD")
+        response = self._session.request(method, url, timeout=self._timeout, allow_redirects=redirects, **options)
+        if response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
             response.close()
             raise _Answered(response)
         return response
 
+    def _request_file(self, method: str, path: str, **options: Any) -> requests.Response:
+        """Make a request about a file; a folder is known by the slash that the server redirects to."""
+        try:
+            response = self._request(method, self._url(path), **options)
+        except _Answered as answer:
+            if _is_folder(answer.url):
+                raise IsADirectoryError(path) from None
+            raise
+        if _is_folder(response.url):
+            response.close()
+            raise IsADirectoryError(path)
+        return response
+
     def _stat(self, path: str) -> FileFacts:
-        return _facts(self._request("HEAD", self._url(path), headers=IDENTITY, allow_redirects=True))
+        return _facts(self._request_file("HEAD", path, headers=IDENTITY))
 
     @contextmanager
     def _open(self, path: str, offset: int, expected: FileFacts | None) -> Iterator[Opened]:
         headers = dict(IDENTITY)
-        if offset and expected is not None and expected.etag is not None:
-            headers |= {"Range": f"bytes={offset}-", "If-Range": expected.etag}
-        with self._request("GET", self._url(path), headers=headers, stream=True) as response:
-            partial = response.status_code == HTTPStatus.PARTIAL_CONTENT
+        if offset and expected is not None and (validator := _validator(expected)):
+            headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
+        with self._request_file("GET", path, headers=headers, stream=True) as response:
             facts = _facts(response)
-            yield Opened(facts, _Body(response), offset if partial else 0)
+            if facts.size is None and "chunked" not in response.headers.get("Transfer-Encoding", ""):
+                raise Refused(
+                    f"opening {self.describe(path)}: the server does not tell its length, so that a transfer that "
+                    "breaks off would look complete; let the server send Content-Length"
+                )
+            yield Opened(facts, _Body(response), _first_byte(response))
 
     def _list(self, folder: str) -> list[Entry] | None:
-        url = self._url(folder.rstrip("/") + "/")
+        doing = f"listing {self.describe(folder)}"
+        advice = "switch its listings (autoindex) on, or upload the model as one archive"
+        folder = folder.rstrip("/")
         try:
-            response = self._request("GET", url)
+            response = self._request("GET", self._url(f"{folder}/"), headers=IDENTITY, stream=True)
         except _Answered as answer:
-            if answer.status == HTTPStatus.NOT_FOUND and self._is_file(folder):
+            if answer.status in (403, 404) and self._is_file(folder):
                 return None
+            if answer.status == HTTPStatus.FORBIDDEN:
+                raise Refused(
+                    f"{doing}: the server answered {answer}; {advice}, or check what the login may do"
+                ) from None
             raise
-        kind = response.headers.get("Content-Type", "")
-        if not kind.startswith("text/html"):
-            if self._is_file(folder):
-                return None
-            raise Refused(
-                f"listing {self.describe(folder)}: the server answered with {kind or 'no type'}, not with a page of "
-                "links; switch its autoindex on, or upload the model as one archive"
-            )
-        return _links(response.text, urlsplit(response.url).path)
+        with response:
+            kind = response.headers.get("Content-Type", "no type")
+            if not kind.startswith("text/html"):
+                if self._is_file(folder):
+                    return None
+                raise Refused(f"{doing}: the server answered with {kind}, not with a page of links; {advice}")
+            if (page := self._index_page(folder, _facts(response))) is not None:
+                raise Refused(
+                    f"{doing}: the server sends the file {page} in place of the names of the others; "
+                    "rename that file, or upload the model as one archive"
+                )
+            return _links(response.text, urlsplit(response.url).path)
 
     def _is_file(self, path: str) -> bool:
-        """Whether the path without a slash at its end is a file: a folder would be redirected to its slash."""
         try:
-            response = self._request("HEAD", self._url(path.rstrip("/")), headers=IDENTITY, allow_redirects=True)
-        except _Answered:
+            self._request_file("HEAD", path, headers=IDENTITY)
+        except (_Answered, IsADirectoryError):
             return False
-        return not response.url.endswith("/")
+        return True
+
+    def _index_page(self, folder: str, answered: FileFacts) -> str | None:
+        """Give the name of the file that the server sent when it was asked for the folder; None if it listed it."""
+        for name in INDEX_PAGES if answered != FileFacts(resolution_ns=SECOND_NS) else ():
+            try:
+                if self._stat(f"{folder}/{name}") == answered:
+                    return name
+            except (_Answered, IsADirectoryError):
+                continue
+        return None
 
     def _write(self, path: str, source: Readable) -> None:
         self._request("PUT", self._url(path), data=iter(lambda: source.read(CHUNK), b"")).close()
 
     def _can_rename(self, folder: str) -> bool:
         """Ask the server which methods it knows there, by moving a name that does not exist."""
-        probe = self._url(f"{folder}/.no-such-upload")
+        probe = f"{folder}/.no-such-upload"
         try:
             self._move(probe, f"{probe}.moved")
         except _Answered as answer:
-            if answer.status in NO_SUCH_METHOD:
-                return False
-            if answer.status not in (404, 409):
+            if answer.status in (401, 407) or answer.status in BUSY:
                 raise
+            return answer.status in (404, 409)
         return True
 
     def _rename(self, source: str, target: str) -> None:
-        self._move(self._url(source), self._url(target))
+        self._spare_folder(target)
+        self._move(source, target)
 
-    def _move(self, source_url: str, target_url: str) -> None:
-        self._request("MOVE", source_url, headers={"Destination": target_url, "Overwrite": "T"}).close()
+    def _move(self, source: str, target: str) -> None:
+        headers = {"Destination": self._public_url + _quoted(target), "Overwrite": "T"}
+        self._request("MOVE", self._url(source), headers=headers).close()
 
     def _remove(self, path: str) -> None:
-        self._request("DELETE", self._url(path)).close()
+        self._spare_folder(path)
+        try:
+            self._request("DELETE", self._url(path)).close()
+        except _Answered as answer:
+            if answer.status != HTTPStatus.NOT_FOUND:
+                raise
+
+    def _spare_folder(self, path: str) -> None:
+        """Fail for a folder, which WebDAV would have the server delete with all that is in it."""
+        with suppress(_Answered):
+            self._request_file("HEAD", path, headers=IDENTITY)
 
 
 IDENTITY = {"Accept-Encoding": "identity"}
@@ -150,21 +224,32 @@ class _Answered(Exception):
     """The server answered with a status that is a fault."""
 
     def __init__(self, response: requests.Response) -> None:
-        super().__init__(response.status_code)
+        super().__init__(f"{response.status_code} {response.reason}")
         self.status = response.status_code
-        self.reason = response.reason
+        self.method = response.request.method
+        self.url = response.url
+        self.location = response.headers.get("Location")
 
     def as_fault(self, doing: str) -> DeliveryError:
-        said = f"{doing}: the server answered {self.status} {self.reason}"
+        said = f"{doing}: the server answered {self}"
         if self.status in (404, 410):
-            return NotThereYet(said)
+            return NotThereYet(f"{said}; check the path if it should be there")
         if self.status in BUSY:
-            return StoreUnreachable(said)
+            return StoreUnreachable(f"{said}; try again later")
+        if self.location is not None and self.status < HTTPStatus.BAD_REQUEST:
+            return Refused(f"{said} to {_without_credentials(self.location)}; give the connection that address")
+        return Refused(f"{said}; {self._advice()}")
+
+    def _advice(self) -> str:
         if self.status in (401, 403, 407):
-            return Refused(f"{said}; check the connection's login and password, and what they may do")
+            return "check the connection's login and password, and what they may do"
         if self.status in NO_SUCH_METHOD:
-            return Refused(f"{said}; the server does not allow this method here")
-        return Refused(f"{said}; check the connection's host and the path")
+            return f"let the server allow {self.method} here, as WebDAV does"
+        if self.status == HTTPStatus.CONFLICT:
+            return "check that the folder above is there and that no folder has this name"
+        if self.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            return "raise the server's limit for uploads (nginx: client_max_body_size)"
+        return "check the connection's host and the path"
 
 
 class _Body:
@@ -187,12 +272,29 @@ def _facts(response: requests.Response) -> FileFacts:
     etag = headers.get("ETag")
     modified = _http_date(headers.get("Last-Modified"))
     return FileFacts(
-        size=int(total) if total.isdigit() else None,
+        size=int(total) if total.isdecimal() else None,
         mtime_ns=modified,
         resolution_ns=SECOND_NS,
         etag=etag if etag and not etag.startswith("W/") else None,
         observed_ns=_http_date(headers.get("Date")) or time.time_ns(),
     )
+
+
+def _validator(facts: FileFacts) -> str | None:
+    """Give what makes the server send a part only if the file is still the one of these facts."""
+    if facts.etag is not None or facts.mtime_ns is None:
+        return facts.etag
+    return formatdate(facts.mtime_ns / SECOND_NS, usegmt=True)
+
+
+def _first_byte(response: requests.Response) -> int:
+    """Give the position in the file of the first byte of an answer."""
+    if response.status_code != HTTPStatus.PARTIAL_CONTENT:
+        return 0
+    told = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    if told is None:
+        raise _Answered(response)
+    return int(told[1])
 
 
 def _http_date(value: str | None) -> int | None:
@@ -218,29 +320,48 @@ def _links(page: str, folder_path: str) -> list[Entry]:
     """Read the entries of a folder out of an autoindex page: the links that lead exactly one name down."""
     anchors = _Anchors()
     anchors.feed(page)
-    folder = unquote(folder_path)
+    folder = [_unquoted(step) for step in folder_path.split("/")][:-1]
     entries: dict[str, Entry] = {}
     for target in anchors.targets:
         parts = urlsplit(target)
-        if parts.scheme or parts.netloc or parts.query or not parts.path:
+        if parts.scheme or parts.netloc or parts.query or parts.path.startswith("../") or parts.path == "..":
             continue
-        path = unquote(parts.path)
-        name = path.removeprefix(folder) if path.startswith("/") else path.removeprefix("./")
-        is_folder = name.endswith("/")
-        name = name.removesuffix("/")
-        if name and "/" not in name and name not in (".", ".."):
-            entries[name] = Entry(name, is_folder)
+        # split before decoding: an encoded slash belongs to a name, which the store then refuses
+        steps = [_unquoted(step) for step in parts.path.removeprefix("./").split("/")]
+        if parts.path.startswith("/"):
+            if steps[: len(folder)] != folder:
+                continue
+            steps = steps[len(folder) :]
+        if steps[0] and steps[1:] in ([], [""]):
+            entries[steps[0]] = Entry(steps[0], is_folder=len(steps) > 1)
     return list(entries.values())
 
 
-def _root_cause(error: BaseException) -> str:
-    """Find the words of the fault that started it; the client's own wrap it several times."""
-    seen: BaseException = error
-    while True:
-        reason = getattr(seen, "reason", None)
-        inner = reason if isinstance(reason, BaseException) else (seen.__cause__ or seen.__context__)
-        if inner is None:
-            inner = next((part for part in seen.args if isinstance(part, BaseException)), None)
-        if inner is None or inner is seen:
-            return str(seen) or type(seen).__name__
-        seen = inner
+def _quoted(path: str) -> str:
+    return quote(path, safe="/", errors="surrogateescape")
+
+
+def _unquoted(path: str) -> str:
+    return unquote(path, errors="surrogateescape")
+
+
+def _is_folder(url: str) -> bool:
+    return urlsplit(url).path.endswith("/")
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Find the fault that started it; the clients' own wrap it several times, each in a way of its own."""
+    wrapped = [getattr(error, "reason", None), *error.args, error.__cause__]
+    inner = next((part for part in wrapped if isinstance(part, BaseException)), None)
+    return error if inner is None else _root_cause(inner)
+
+
+def _words(error: BaseException) -> str:
+    cause = _root_cause(error)
+    name, words = type(cause).__name__, str(cause)
+    return words if words.startswith(name) or (words and isinstance(cause, OSError)) else f"{name} {words}".rstrip()

@@ -1,0 +1,397 @@
+"""What only HTTP can do: statuses, redirects, TLS, addresses, and servers that lie."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import requests
+
+from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
+from airflow_serving_reload.delivery.stores.base import Entry
+from airflow_serving_reload.delivery.stores.http import HttpStore
+
+from .answers import LAST_MODIFIED, Answers, answer
+from .bench import PASSWORD, USER, Address, HttpBench
+from .nginx import Nginx
+from .suite import DONEFILE, MODEL, fault, look, random_bytes, read
+
+BODY = random_bytes(1000)
+
+
+@pytest.fixture
+def bench(nginx: Nginx) -> HttpBench:
+    """Give a store on the nginx that offers everything."""
+    return HttpBench(nginx.files / "full", nginx.address, "/full")
+
+
+def store_at(base_url: str) -> HttpStore:
+    """Open a store without pauses."""
+    session = requests.Session()
+    session.trust_env = False
+    store = HttpStore(session, base_url, timeout=(10, 20))
+    store.resume_pauses = (0, 0)
+    return store
+
+
+def answering(server: Answers) -> HttpStore:
+    """Open a store on a server that lies."""
+    return store_at(f"http://{server.address.host}:{server.address.port}")
+
+
+# statuses
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (400, Refused, "check the connection's host"),
+        (401, Refused, "login and password"),
+        (403, Refused, "login and password"),
+        (404, NotThereYet, "check the path"),
+        (407, Refused, "login and password"),
+        (409, Refused, "folder above"),
+        (410, NotThereYet, "check the path"),
+        (425, StoreUnreachable, "try again"),
+        (429, StoreUnreachable, "try again"),
+        (451, Refused, "check the connection's host"),
+        (500, StoreUnreachable, "try again"),
+        (502, StoreUnreachable, "try again"),
+        (503, StoreUnreachable, "try again"),
+        (504, StoreUnreachable, "try again"),
+    ],
+)
+def test_status_is_told_apart(nginx: Nginx, status: int, kind: type[DeliveryError], words: str) -> None:
+    """Every status is of the class by which the caller waits, tries again or gives up, and the message says it."""
+    with store_at(f"http://127.0.0.1:{nginx.address.port}/answers/{status}") as store:
+        for path, doing in ((MODEL, "asking for"), (MODEL, "opening")):
+            with fault(kind, f"{doing} {store.describe(path)}", str(status), words):
+                store.stat(path) if doing == "asking for" else read(store, path)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, Refused), (429, StoreUnreachable), (503, StoreUnreachable)])
+def test_status_of_an_upload_is_told_apart(nginx: Nginx, status: int, kind: type[DeliveryError]) -> None:
+    """An upload that is turned away before it begins does not even read its source."""
+    source = io.BytesIO(b"model")
+    with (
+        store_at(f"http://127.0.0.1:{nginx.address.port}/answers/{status}") as store,
+        fault(kind, f"uploading {store.describe(MODEL)}", str(status)),
+    ):
+        store.write(MODEL, source)
+    assert source.tell() == 0
+
+
+@pytest.mark.parametrize("size", [200_000, 20_000_000])
+def test_upload_that_is_too_large_is_refused(nginx: Nginx, size: int) -> None:
+    """An upload larger than the server takes is refused, and the message names the limit to raise."""
+    bench = HttpBench(nginx.files / "small-uploads", nginx.address, "/small-uploads")
+    with fault(Refused, f"uploading {bench.store.describe(MODEL)}", "413", "client_max_body_size"):
+        bench.store.write(MODEL, io.BytesIO(bytes(size)))
+    assert bench.names("/models") == []
+
+
+# redirects
+
+
+def test_redirected_file_is_read(bench: HttpBench) -> None:
+    """A file behind a redirect is read, and seen as the same donefile at every look."""
+    bench.put(DONEFILE, b"1")
+    with store_at(f"http://127.0.0.1:{bench.address.port}/moved") as store:
+        assert read(store, DONEFILE) == b"1"
+        assert look(store) == look(store)
+        assert store.list("/models") == [Entry("donefile", False)]
+
+
+def test_redirected_upload_is_refused(bench: HttpBench) -> None:
+    """An upload that is redirected has not happened, so it is refused, and the message gives the right address."""
+    with (
+        store_at(f"http://127.0.0.1:{bench.address.port}/moved") as store,
+        fault(Refused, f"uploading {store.describe(MODEL)}", "302", "/full/models/model.tar"),
+    ):
+        store.write(MODEL, io.BytesIO(b"model"))
+    assert bench.names("/") == []
+
+
+def test_redirect_in_a_circle_is_refused(bench: HttpBench) -> None:
+    """Redirects without an end are refused."""
+    with (
+        store_at(f"http://127.0.0.1:{bench.address.port}/around") as store,
+        fault(Refused, f"opening {store.describe(MODEL)}", "TooManyRedirects"),
+    ):
+        read(store, MODEL)
+
+
+# TLS
+
+
+def test_unknown_authority_is_refused(nginx: Nginx) -> None:
+    """A certificate by an authority that the session does not know is refused: nothing is read or sent."""
+    with store_at(f"https://127.0.0.1:{nginx.tls_address.port}/full") as store:
+        with fault(Refused, f"opening {store.describe(MODEL)}", "certificate verify failed", "check the certificates"):
+            read(store, MODEL)
+        with fault(Refused, f"uploading {store.describe(MODEL)}", "certificate verify failed"):
+            store.write(MODEL, io.BytesIO(b"model"))
+
+
+def test_certificate_of_another_host_is_refused(nginx: Nginx) -> None:
+    """A certificate that is not the host's is refused, whoever signed it."""
+    bench = HttpBench(nginx.files / "full", nginx.tls_address, "/full", certificate_authority=nginx.authority)
+    with (
+        bench.connect(Address("localhost", nginx.tls_address.port)) as store,
+        fault(Refused, f"opening {store.describe(MODEL)}", "localhost", "check the certificates"),
+    ):
+        read(store, MODEL)
+
+
+def test_missing_authority_file_is_refused(nginx: Nginx, tmp_path: Path) -> None:
+    """A session whose file of authorities is missing is refused, and the message names the file."""
+    missing = tmp_path / "no-such-authority.pem"
+    bench = HttpBench(nginx.files / "full", nginx.tls_address, "/full", certificate_authority=missing)
+    with fault(Refused, f"opening {bench.store.describe(MODEL)}", str(missing), "TLS"):
+        read(bench.store, MODEL)
+
+
+def test_tls_and_plain_text_are_not_mixed(nginx: Nginx) -> None:
+    """TLS to a port that speaks plain text is refused, and so is plain text to a port that speaks TLS."""
+    for base_url in (f"https://127.0.0.1:{nginx.address.port}", f"http://127.0.0.1:{nginx.tls_address.port}"):
+        with store_at(base_url) as store, fault(Refused, f"opening {store.describe(MODEL)}"):
+            read(store, MODEL)
+
+
+# addresses
+
+
+def test_credentials_in_the_address_stay_secret(nginx: Nginx, caplog: pytest.LogCaptureFixture) -> None:
+    """Credentials in the store's address are used, for renames too, and shown nowhere."""
+    caplog.set_level("DEBUG")
+    bench = HttpBench(nginx.files / "with-password", nginx.address, "/with-password", asks_password=True)
+    with store_at(f"http://{USER}:{PASSWORD}@127.0.0.1:{nginx.address.port}/with-password") as store:
+        store.write(MODEL, io.BytesIO(b"model"))
+        assert bench.content(MODEL) == read(store, MODEL) == b"model"
+        assert store.describe(MODEL) == f"http://127.0.0.1:{nginx.address.port}/with-password{MODEL}"
+        with fault(NotThereYet, f"opening {store.describe('/absent')}"):
+            read(store, "/absent")
+    assert PASSWORD not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        f"htp://{USER}:{PASSWORD}@127.0.0.1",
+        f"http://{USER}:{PASSWORD}@",
+        f"http://{USER}:{PASSWORD}@:80",
+        f"http://{USER}:{PASSWORD}@127.0.0.1:port",
+        f"http://{USER}:{PASSWORD}@[127",
+        f"http://{USER}:{PASSWORD}@.store",
+        "store",
+        "",
+    ],
+)
+def test_unusable_address_is_refused(base_url: str) -> None:
+    """An address that no request can be made of is refused, without the credentials in it."""
+    with fault(Refused, "", "check the connection's host"), store_at(base_url) as store:
+        read(store, MODEL)
+
+
+# lengths
+
+
+def test_short_body_is_unreachable() -> None:
+    """A body shorter than announced is never taken for whole, however often it comes."""
+    short = answer("200 OK", "Content-Length: 1000", LAST_MODIFIED, body=BODY[:400])
+    with Answers([short]).running() as server, answering(server) as store:
+        with fault(StoreUnreachable, f"reading {store.describe(MODEL)}", "at byte 400"):
+            read(store, MODEL)
+        assert len(server.asked) == 1 + len(store.resume_pauses)
+
+
+def test_long_body_ends_where_it_should() -> None:
+    """Bytes behind the announced end belong neither to this file nor to the next."""
+    long = answer("200 OK", "Content-Length: 400", LAST_MODIFIED, body=BODY)
+    with Answers([long]).running() as server, answering(server) as store:
+        assert read(store, MODEL) == read(store, MODEL) == BODY[:400]
+
+
+def test_body_without_length_is_refused() -> None:
+    """A body that ends only with its connection is refused, since a break would look like the end."""
+    endless = answer("200 OK", LAST_MODIFIED, body=BODY)
+    with (
+        Answers([endless]).running() as server,
+        answering(server) as store,
+        fault(Refused, f"opening {store.describe(MODEL)}", "Content-Length"),
+    ):
+        read(store, MODEL)
+
+
+def test_chunked_body_is_read_to_its_proven_end() -> None:
+    """A body in chunks is whole when the last chunk has come, and not before."""
+    head = ("200 OK", "Transfer-Encoding: chunked", LAST_MODIFIED)
+    whole = answer(*head, body=b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
+    cut = answer(*head, body=b"%x\r\n%b\r\n" % (len(BODY), BODY))
+    with Answers([whole, cut]).running() as server, answering(server) as store:
+        assert read(store, MODEL) == BODY
+        with fault(StoreUnreachable, f"reading {store.describe(MODEL)}", "from the beginning"):
+            read(store, MODEL)
+
+
+def test_stalled_body_is_unreachable() -> None:
+    """A server that stops sending without hanging up is unreachable after the store's timeout."""
+    short = answer("200 OK", "Content-Length: 1000", LAST_MODIFIED, body=BODY[:400])
+    with Answers([short], stalling=True).running() as server:
+        store = HttpStore(requests.Session(), f"http://127.0.0.1:{server.address.port}", timeout=(10, 0.1))
+        store.resume_pauses = ()
+        with store, fault(StoreUnreachable, f"reading {store.describe(MODEL)}", "timed out"):
+            read(store, MODEL)
+
+
+def test_encoded_body_is_taken_as_it_is() -> None:
+    """The bytes are those of the file, whatever encoding the server believes them to have."""
+    encoded = answer("200 OK", "Content-Length: 1000", "Content-Encoding: gzip", LAST_MODIFIED, body=BODY)
+    with Answers([encoded]).running() as server, answering(server) as store:
+        assert read(store, MODEL) == BODY
+        assert "Accept-Encoding: identity" in server.asked[0]
+
+
+# ranges
+
+
+def part(first: int | None, size: int = 1000) -> bytes:
+    """Compose an answer with the rest of the body, from a byte on; None for a part that does not say which it is."""
+    told = () if first is None else (f"Content-Range: bytes {first}-{size - 1}/{size}",)
+    body = BODY[first or 0 :]
+    return answer("206 Partial Content", f"Content-Length: {len(body)}", *told, 'ETag: "1"', LAST_MODIFIED, body=body)
+
+
+BEGINNING = answer("200 OK", "Content-Length: 1000", 'ETag: "1"', LAST_MODIFIED, body=BODY[:400])
+
+
+def test_part_is_asked_for_only_of_the_same_file() -> None:
+    """What is missing is asked for by its first byte and the tag of the file that it belongs to."""
+    with Answers([BEGINNING, part(400)]).running() as server, answering(server) as store:
+        assert read(store, MODEL) == BODY
+    assert "Range" not in server.asked[0]
+    assert "Range: bytes=400-" in server.asked[1]
+    assert 'If-Range: "1"' in server.asked[1]
+
+
+def test_earlier_part_is_joined_where_it_belongs() -> None:
+    """A part that begins earlier than asked for is joined at the right place."""
+    with Answers([BEGINNING, part(100)]).running() as server, answering(server) as store:
+        assert read(store, MODEL) == BODY
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [(part(500), StoreUnreachable), (part(None), Refused), (part(400, size=1001), StoreUnreachable)],
+    ids=["later", "unnamed", "of-another-length"],
+)
+def test_wrong_part_is_never_joined(wrong: bytes, kind: type[DeliveryError]) -> None:
+    """A part that begins later, does not say where it begins, or belongs to another file is not joined."""
+    with Answers([BEGINNING, wrong]).running() as server, answering(server) as store, fault(kind, ""):
+        read(store, MODEL)
+
+
+def test_weak_tag_proves_nothing() -> None:
+    """A weak tag is no fact: it stays while the bytes change."""
+    weak = answer("200 OK", "Content-Length: 1000", 'ETag: W/"1"', body=BODY[:400])
+    with Answers([weak]).running() as server, answering(server) as store:
+        assert store.stat(MODEL).etag is None
+        with fault(StoreUnreachable, f"reading {store.describe(MODEL)}", "from the beginning"):
+            read(store, MODEL)
+
+
+@pytest.mark.parametrize(
+    "header", ["Last-Modified: yesterday", "Last-Modified:", "Content-Length: many", "Content-Length: ²", "Date: now"]
+)
+def test_odd_header_tells_nothing(header: str) -> None:
+    """A header that cannot be read counts as absent."""
+    with Answers([answer("200 OK", header)]).running() as server, answering(server) as store:
+        facts = store.stat(MODEL)
+        assert (facts.size, facts.mtime_ns) == (None, None)
+        assert facts.observed_ns
+
+
+# listings
+
+
+def listing_of(*targets: str) -> Sequence[Entry] | None:
+    """List the folder `/models` by a page with these links."""
+    links = "".join(f'<a href="{target}">a name</a>\n' for target in targets)
+    page = answer("200 OK", "Content-Type: text/html", body=f"<html><body>{links}</body></html>".encode())
+    with Answers([page]).running() as server, answering(server) as store:
+        return store.list("/models")
+
+
+def test_only_links_to_entries_are_entries() -> None:
+    """Links to elsewhere, as the pages of many servers have them, are no entries of the folder."""
+    listed = listing_of(
+        "?C=N;O=D",
+        "../",
+        "..",
+        "/",
+        "#top",
+        "./",
+        "",
+        "/models/",
+        "/elsewhere/name",
+        "/modelsand/name",
+        "https://elsewhere.example/models/name",
+        "//elsewhere.example/models/name",
+        "javascript:alert(1)",
+        "below/deeper",
+        "weights",
+        "./point/",
+        "/models/absolute",
+        "with%20space?version=1",
+        "with%20space",
+        "weights",
+    )
+    assert listed == [
+        Entry("absolute", False),
+        Entry("point", True),
+        Entry("weights", False),
+        Entry("with space", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    "target", ["a%2Fb", "..%2fpasswd", "%2e%2e", "%2E%2E/", "%2e", "/models/%2e%2e%2Fpasswd", "a%00b"]
+)
+def test_link_that_could_escape_is_refused(target: str) -> None:
+    """A name that could leave its folder is refused, not left out."""
+    with fault(Refused, "listing ", "no plain name"):
+        listing_of("weights", target)
+
+
+def test_page_that_is_no_listing_is_refused() -> None:
+    """A folder that is answered by something else than a page is refused, with what to do."""
+    json = answer("200 OK", "Content-Type: application/json", "Content-Length: 2", body=b"[]")
+    absent = answer("404 Not Found", "Content-Length: 0")
+    with (
+        Answers([json, absent]).running() as server,
+        answering(server) as store,
+        fault(Refused, f"listing {store.describe('/models')}", "application/json", "one archive"),
+    ):
+        store.list("/models")
+
+
+def test_listing_that_breaks_off_is_unreachable() -> None:
+    """A listing that breaks off is not taken for a short one."""
+    page = answer("200 OK", "Content-Type: text/html", "Content-Length: 1000", body=b'<a href="weights">weights</a>')
+    absent = answer("404 Not Found", "Content-Length: 0")
+    with (
+        Answers([page, absent]).running() as server,
+        answering(server) as store,
+        fault(StoreUnreachable, f"listing {store.describe('/models')}"),
+    ):
+        store.list("/models")
+
+
+def test_name_that_is_no_text_is_read(bench: HttpBench) -> None:
+    """A name whose bytes are no UTF-8 is listed, and leads to its file."""
+    name = "caf\udce9"
+    bench.put(f"/models/{name}", b"latin")
+    assert list(bench.store.walk("/models")) == [name]
+    assert read(bench.store, f"/models/{name}") == b"latin"
