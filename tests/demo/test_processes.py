@@ -149,7 +149,7 @@ def test_leaving_by_an_error_ends_the_children(tmp_path: Path, living: Living) -
     def start_and_fail() -> None:
         with Processes() as processes:
             processes.start("sleeper", ["sleep", "600"], log=tmp_path / "log")
-            assert living()
+            wait_until(living, "the child is there")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
