@@ -19,15 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_serving_reload.delivery.archive import (
-    PACKERS,
-    Contents,
-    Limits,
-    find_folder,
-    is_archive_name,
-    pack,
-    unpack,
-)
+from airflow_serving_reload.delivery.archive import Contents, Limits, find_folder, is_archive_name, pack, unpack
+from airflow_serving_reload.delivery.archive.packing import PACKERS
 from airflow_serving_reload.delivery.errors import Corrupt, PublicationFailed, Refused
 from airflow_serving_reload.delivery.streams import Readable
 

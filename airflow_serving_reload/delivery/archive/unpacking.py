@@ -1,4 +1,4 @@
-"""Archives: packed while they are sent, unpacked while they come, and never trusted."""
+"""Archives of every format, read once from beginning to end."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import math
 import os
 import sys
 import tarfile
-import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, Self, cast
+from typing import IO, TYPE_CHECKING, Self, cast
 
 from isal import igzip, isal_zlib
 from stream_unzip import UnzipError, stream_unzip
 
+from airflow_serving_reload.delivery.archive.destination import DEFAULT_LIMITS, Destination, Limits
 from airflow_serving_reload.delivery.errors import Corrupt, PublicationFailed, Refused
-from airflow_serving_reload.delivery.streams import CHUNK, Counting, Readable, pull_from, read_ahead
+from airflow_serving_reload.delivery.streams import CHUNK, Counting, Readable, read_ahead
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -46,25 +45,6 @@ DAMAGED: tuple[type[Exception], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """How much an archive may unpack to.
-
-    :param members: files, folders and links in all.
-    :param total_bytes: bytes of all files together.
-    :param ratio: unpacked bytes for each packed byte, judged beyond `ratio_from` unpacked bytes.
-    :param ratio_from: bytes that may be unpacked whatever the ratio is.
-    """
-
-    members: int = 1_000_000
-    total_bytes: int = 1 << 42
-    ratio: float = 200.0
-    ratio_from: int = 1 << 30
-
-
-DEFAULT_LIMITS = Limits()
-
-
-@dataclass(frozen=True, slots=True)
 class Contents:
     """What was unpacked: how many files, and how many bytes in them."""
 
@@ -86,7 +66,7 @@ def unpack(source: Readable, folder: Path, *, name: str, limits: Limits = DEFAUL
     :raises Corrupt: it is damaged or ends too soon.
     """
     counted = Counting(source)
-    destination = _Destination(folder, name, limits, counted)
+    destination = Destination(folder, name, limits, counted)
     try:
         head = _read_up_to(counted, tarfile.BLOCKSIZE)
         rest = _Chained(head, counted)
@@ -139,7 +119,7 @@ def find_folder(unpacked: Path, name: str, archive: str) -> Path:
 def _decompressed(source: _Chained, head: bytes, name: str) -> Readable:
     file = cast(IO[bytes], source)
     if head.startswith(b"\x1f\x8b"):
-        return _gzip(file, "rb")
+        return cast(IO[bytes], igzip.IGzipFile(fileobj=file, mode="rb"))  # type: ignore[no-untyped-call]
     if head.startswith(b"BZh"):
         return bz2.BZ2File(file)
     if head.startswith(b"\xfd7zXZ\0"):
@@ -205,7 +185,7 @@ class _TarStream(Counting):
         return data
 
 
-def _untar(plain: Readable, destination: _Destination) -> None:
+def _untar(plain: Readable, destination: Destination) -> None:
     stream = _TarStream(plain, destination.archive)
     try:
         with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=CHUNK, tarinfo=_StrictTarInfo) as tar:
@@ -224,7 +204,7 @@ def _untar(plain: Readable, destination: _Destination) -> None:
         raise Corrupt(f"unpacking {destination.archive}: {error}; upload it again") from error
 
 
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, destination: _Destination) -> None:
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, destination: Destination) -> None:
     if member.isdir():
         destination.add_folder(member.name)
     elif member.issym():
@@ -248,7 +228,7 @@ ZIP_END_BYTES = 22
 """Length of that record, the last two bytes of which tell the length of the comment behind it."""
 
 
-def _unzip(source: _Chained, destination: _Destination) -> None:
+def _unzip(source: _Chained, destination: Destination) -> None:
     ending = b""
 
     def chunks_of_source() -> Iterator[bytes]:
@@ -276,111 +256,6 @@ def _unzip(source: _Chained, destination: _Destination) -> None:
         )
 
 
-LONGEST_NAME = 255
-"""Bytes that Linux file systems allow a name at most."""
-
-LONGEST_PATH = 1024
-"""Bytes that a path inside an archive may have: Linux allows 4096, and the path of the release takes its part."""
-
-
-class _Destination:
-    """The folder that an archive unpacks into: every write passes the checks made here."""
-
-    def __init__(self, folder: Path, archive: str, limits: Limits, packed: Counting) -> None:
-        self.archive = archive
-        self.files = 0
-        self.total_bytes = 0
-        self._folder = folder
-        self._limits = limits
-        self._packed = packed
-        self._members = 0
-        self._symlinks: dict[Path, str] = {}
-
-    def refuse(self, member: str, why: str) -> None:
-        raise Refused(f"unpacking {self.archive}: refused at its member {member!r}: {why}; pack it without that")
-
-    def add_folder(self, member: str) -> None:
-        path = self._path(member)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            self.refuse(member, "a file has the name of this folder")
-
-    def add_file(self, member: str, chunks: Iterable[bytes], *, size: int, executable: bool) -> None:
-        path = self._new(member)
-        self._account(member, size)
-        self.files += 1
-        written = 0
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o777 if executable else 0o666)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            for chunk in chunks:
-                # Some zip archives declare a member's size only behind its data.
-                self._account(member, max(0, written + len(chunk) - max(size, written)))
-                written += len(chunk)
-                _write_all(file, chunk)
-
-    def add_hard_link(self, member: str, target: str) -> None:
-        path, source = self._new(member), self._path(target)
-        if not source.is_file() or source in self._symlinks:
-            self.refuse(member, f"it is a hard link to {target!r}, which is no file before it")
-        self.files += 1
-        os.link(source, path)
-
-    def add_symlink(self, member: str, target: str) -> None:
-        # Made last, so that no member can be written through a link.
-        if not target or len(os.fsencode(target)) > LONGEST_PATH or _has_control_characters(target):
-            self.refuse(member, f"it is a link to {target[:200]!r}, which is no path")
-        path = self._new(member)
-        path.touch()
-        self._symlinks[path] = target
-
-    def finish(self) -> None:
-        """Make the symbolic links, and prove that none leads out of the folder."""
-        for path, target in self._symlinks.items():
-            path.unlink()
-            path.symlink_to(target)
-        root = self._folder.resolve()
-        for path, target in self._symlinks.items():
-            member = str(path.relative_to(self._folder))
-            if Path(target).is_absolute() or not Path(os.path.realpath(path)).is_relative_to(root):
-                self.refuse(member, f"it is a link to {target!r}, out of the archive")
-
-    def _path(self, member: str) -> Path:
-        self._members += 1
-        if self._members > self._limits.members:
-            self.refuse(member, f"there are more than {self._limits.members} members")
-        name = member.removeprefix("./").rstrip("/")
-        parts = name.split("/") if name not in ("", ".") else []
-        if member.startswith("/") or any(part in ("", ".", "..") for part in parts):
-            self.refuse(member, "its name is absolute or leads upwards")
-        too_long = len(os.fsencode(name)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in parts)
-        if too_long or _has_control_characters(name):
-            self.refuse(member, "its name holds control characters or is too long")
-        return self._folder.joinpath(*parts)
-
-    def _new(self, member: str) -> Path:
-        path = self._path(member)
-        if os.path.lexists(path):
-            self.refuse(member, "the name stands in it twice")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            self.refuse(member, "a file has the name of its folder")
-        return path
-
-    def _account(self, member: str, size: int) -> None:
-        """Count bytes before they are written."""
-        self.total_bytes += size
-        if self.total_bytes > self._limits.total_bytes:
-            self.refuse(member, f"it would unpack to more than {self._limits.total_bytes} bytes")
-        if self.total_bytes > max(self._limits.ratio_from, self._limits.ratio * self._packed.count):
-            self.refuse(member, f"it would unpack to more than {self._limits.ratio:g} times its packed size")
-
-
-def _has_control_characters(name: str) -> bool:
-    return any(letter < " " for letter in name)
-
-
 class _Chained(io.RawIOBase):
     """A stream whose first bytes have been looked at already."""
 
@@ -404,80 +279,3 @@ def _read_up_to(source: Readable, size: int) -> bytes:
     while len(data) < size and (more := source.read(size - len(data))):
         data += more
     return data
-
-
-def _write_all(file: io.FileIO, chunk: bytes) -> None:
-    view = memoryview(chunk)
-    while view:
-        view = view[file.write(view) :]
-
-
-def _gzip(file: IO[bytes], mode: str) -> IO[bytes]:
-    return cast(IO[bytes], igzip.IGzipFile(fileobj=file, mode=mode, mtime=0))  # type: ignore[no-untyped-call]
-
-
-def _zstandard(file: IO[bytes]) -> IO[bytes]:
-    return cast(IO[bytes], zstd.ZstdFile(file, "wb", options={zstd.CompressionParameter.checksum_flag: 1}))
-
-
-PACKERS: dict[str, Callable[[BinaryIO], IO[bytes]]] = {
-    ".tar": lambda target: target,
-    ".tar.gz": lambda target: _gzip(target, "wb"),
-    ".tgz": lambda target: _gzip(target, "wb"),
-    ".tar.bz2": lambda target: bz2.BZ2File(target, "wb"),
-    ".tar.xz": lambda target: lzma.LZMAFile(target, "wb"),  # noqa: SIM115 - `_pack` closes it
-    ".tar.zst": _zstandard,
-}
-"""How the stream of a tar archive is compressed, by the ending of the archive's name."""
-
-
-def is_archive_name(name: str) -> bool:
-    """Whether the name ends like that of an archive that `pack` can make."""
-    return name.endswith((*PACKERS, ".zip"))
-
-
-def pack(folder: Path, name: str) -> AbstractContextManager[Readable]:
-    """Pack a folder while it is read from the result; nothing is written to disk.
-
-    Inside, the folder itself is the one entry at the top. Owners are left out, and names are in order.
-
-    :param folder: folder on this host.
-    :param name: the archive's name, whose ending tells the format.
-    :raises Refused: the ending is not known.
-    """
-    ending = next((ending for ending in PACKERS if name.endswith(ending)), None)
-    if ending is None and not name.endswith(".zip"):
-        raise Refused(f"packing {folder} as {name}: its ending is none of {', '.join(PACKERS)} and .zip")
-    return pull_from(lambda target: _pack(folder, ending, target))
-
-
-def _pack(folder: Path, ending: str | None, target: BinaryIO) -> None:
-    try:
-        if ending is None:
-            _zip(folder, target)
-            return
-        with PACKERS[ending](target) as compressed:
-            _tar(folder, compressed)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        raise Refused(f"packing {folder}: {error.filename}: {error.strerror}; check the model's files") from error
-
-
-def _tar(folder: Path, target: IO[bytes]) -> None:
-    with tarfile.open(fileobj=target, mode="w|", bufsize=CHUNK, format=tarfile.PAX_FORMAT) as tar:
-        tar.add(folder, arcname=folder.name, filter=_without_owner)
-
-
-def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    return member
-
-
-def _zip(folder: Path, target: BinaryIO) -> None:
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
-        for path in (folder, *sorted(folder.rglob("*"))):
-            if path.is_symlink() and path.is_dir():
-                raise Refused(f"packing {folder}: {path} is a link to a folder, which zip cannot hold; pack it as tar")
-            archive.write(path, Path(folder.name, path.relative_to(folder)))

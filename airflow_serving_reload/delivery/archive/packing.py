@@ -1,0 +1,94 @@
+"""Archives made while they are read: nothing is written to disk."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+from isal import igzip
+
+from airflow_serving_reload.delivery.errors import Refused
+from airflow_serving_reload.delivery.streams import CHUNK, Readable, pull_from
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+
+def _gzip(file: IO[bytes]) -> IO[bytes]:
+    return cast(IO[bytes], igzip.IGzipFile(fileobj=file, mode="wb", mtime=0))  # type: ignore[no-untyped-call]
+
+
+def _zstandard(file: IO[bytes]) -> IO[bytes]:
+    return cast(IO[bytes], zstd.ZstdFile(file, "wb", options={zstd.CompressionParameter.checksum_flag: 1}))
+
+
+PACKERS: dict[str, Callable[[BinaryIO], IO[bytes]]] = {
+    ".tar": lambda target: target,
+    ".tar.gz": _gzip,
+    ".tgz": _gzip,
+    ".tar.bz2": lambda target: bz2.BZ2File(target, "wb"),
+    ".tar.xz": lambda target: lzma.LZMAFile(target, "wb"),  # noqa: SIM115 - `_pack` closes it
+    ".tar.zst": _zstandard,
+}
+"""How the stream of a tar archive is compressed, by the ending of the archive's name."""
+
+
+def is_archive_name(name: str) -> bool:
+    """Whether the name ends like that of an archive that `pack` can make."""
+    return name.endswith((*PACKERS, ".zip"))
+
+
+def pack(folder: Path, name: str) -> AbstractContextManager[Readable]:
+    """Pack a folder while it is read from the result; nothing is written to disk.
+
+    Inside, the folder itself is the one entry at the top. Owners are left out, and names are in order.
+
+    :param folder: folder on this host.
+    :param name: the archive's name, whose ending tells the format.
+    :raises Refused: the ending is not known.
+    """
+    ending = next((ending for ending in PACKERS if name.endswith(ending)), None)
+    if ending is None and not name.endswith(".zip"):
+        raise Refused(f"packing {folder} as {name}: its ending is none of {', '.join(PACKERS)} and .zip")
+    return pull_from(lambda target: _pack(folder, ending, target))
+
+
+def _pack(folder: Path, ending: str | None, target: BinaryIO) -> None:
+    try:
+        if ending is None:
+            _zip(folder, target)
+            return
+        with PACKERS[ending](target) as compressed:
+            _tar(folder, compressed)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise Refused(f"packing {folder}: {error.filename}: {error.strerror}; check the model's files") from error
+
+
+def _tar(folder: Path, target: IO[bytes]) -> None:
+    with tarfile.open(fileobj=target, mode="w|", bufsize=CHUNK, format=tarfile.PAX_FORMAT) as tar:
+        tar.add(folder, arcname=folder.name, filter=_without_owner)
+
+
+def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
+
+
+def _zip(folder: Path, target: BinaryIO) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
+        for path in (folder, *sorted(folder.rglob("*"))):
+            if path.is_symlink() and path.is_dir():
+                raise Refused(f"packing {folder}: {path} is a link to a folder, which zip cannot hold; pack it as tar")
+            archive.write(path, Path(folder.name, path.relative_to(folder)))
