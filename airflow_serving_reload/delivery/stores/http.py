@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,29 +13,16 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import requests
-import urllib3
 
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.stores.base import SECOND_NS, Entry, FileFacts, Opened, Store
+from airflow_serving_reload.delivery.stores.requests_faults import BUSY, faults_of_requests
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
-
-BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Statuses by which a server says that the same request may succeed later."""
 
 NO_SUCH_METHOD = frozenset({405, 501})
 
-BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, TimeoutError)
-"""Ends of a connection, as against a certificate or a protocol that is no good."""
-
 INDEX_PAGES = ("index.html", "index.htm")
 """Files that servers send in place of the listing of their folder."""
-
-UNUSABLE_ADDRESS = (
-    requests.exceptions.InvalidURL,
-    requests.exceptions.InvalidSchema,
-    requests.exceptions.MissingSchema,
-    requests.exceptions.TooManyRedirects,
-)
 
 
 class HttpStore(Store):
@@ -70,32 +56,13 @@ class HttpStore(Store):
 
     @contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except _Answered as answer:
-            raise answer.as_fault(doing) from None
-        except IsADirectoryError as error:
-            raise Refused(f"{doing}: it is a folder; name a file") from error
-        except UNUSABLE_ADDRESS as error:
-            # the error's own words repeat the address, credentials included
-            raise Refused(
-                f"{doing}: the address cannot be used ({type(error).__name__}); "
-                "check the connection's host and the path"
-            ) from None
-        except requests.exceptions.SSLError as error:
-            if isinstance(_root_cause(error), BROKEN_TLS):
-                raise StoreUnreachable(f"{doing}: TLS broke off ({_words(error)}); try again") from error
-            raise Refused(f"{doing}: TLS was refused ({_words(error)}); check the certificates") from error
-        except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-            raise StoreUnreachable(
-                f"{doing}: the store cannot be reached ({_words(error)}); check the connection's host and port, "
-                "and whether the store runs"
-            ) from error
-        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise StoreUnreachable(f"{doing}: the transfer broke off ({_words(error)}); try again") from error
-        except OSError as error:
-            # what the network does comes as the clients' own faults: this is a file of certificates that is missing
-            raise Refused(f"{doing}: {error}; check the connection's settings for TLS") from error
+        with faults_of_requests(doing):
+            try:
+                yield
+            except _Answered as answer:
+                raise answer.as_fault(doing) from None
+            except IsADirectoryError as error:
+                raise Refused(f"{doing}: it is a folder; name a file") from error
 
     def _request(self, method: str, url: str, **options: Any) -> requests.Response:
         """Make a request; only reading follows redirects, since a redirected upload may end as a mere question."""
@@ -352,16 +319,3 @@ def _is_folder(url: str) -> bool:
 def _without_credentials(url: str) -> str:
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """Find the fault that started it; the clients' own wrap it several times, each in a way of its own."""
-    wrapped = [getattr(error, "reason", None), *error.args, error.__cause__]
-    inner = next((part for part in wrapped if isinstance(part, BaseException)), None)
-    return error if inner is None else _root_cause(inner)
-
-
-def _words(error: BaseException) -> str:
-    cause = _root_cause(error)
-    name, words = type(cause).__name__, str(cause)
-    return words if words.startswith(name) or (words and isinstance(cause, OSError)) else f"{name} {words}".rstrip()

@@ -1,0 +1,69 @@
+"""What goes wrong in stores that speak HTTP, as `requests` tells it, in the words of `errors.py`."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import requests
+import urllib3
+
+from airflow_serving_reload.delivery.errors import Refused, StoreUnreachable
+
+BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Statuses by which a server says that the same request may succeed later."""
+
+BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, TimeoutError)
+"""Ends of a connection, as against a certificate or a protocol that is no good."""
+
+UNUSABLE_ADDRESS = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.TooManyRedirects,
+)
+
+
+@contextmanager
+def faults_of_requests(doing: str) -> Iterator[None]:
+    """Translate the exceptions of a `requests` session.
+
+    :param doing: begins the messages.
+    :raises StoreUnreachable: the server did not answer, or the transfer broke off.
+    :raises Refused: the address or the certificates are no good.
+    """
+    try:
+        yield
+    except UNUSABLE_ADDRESS as error:
+        # the error's own words repeat the address, credentials included
+        raise Refused(
+            f"{doing}: the address cannot be used ({type(error).__name__}); check the connection's host and the path"
+        ) from None
+    except requests.exceptions.SSLError as error:
+        if isinstance(_root_cause(error), BROKEN_TLS):
+            raise StoreUnreachable(f"{doing}: TLS broke off ({_words(error)}); try again") from error
+        raise Refused(f"{doing}: TLS was refused ({_words(error)}); check the certificates") from error
+    except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+        raise StoreUnreachable(
+            f"{doing}: the store cannot be reached ({_words(error)}); check the connection's host and port, "
+            "and whether the store runs"
+        ) from error
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise StoreUnreachable(f"{doing}: the transfer broke off ({_words(error)}); try again") from error
+    except OSError as error:
+        # what the network does comes as the clients' own faults: this is a file of certificates that is missing
+        raise Refused(f"{doing}: {error}; check the connection's settings for TLS") from error
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Find the fault that started it; the clients' own wrap it several times, each in a way of its own."""
+    wrapped = [getattr(error, "reason", None), *error.args, error.__cause__]
+    inner = next((part for part in wrapped if isinstance(part, BaseException)), None)
+    return error if inner is None else _root_cause(inner)
+
+
+def _words(error: BaseException) -> str:
+    cause = _root_cause(error)
+    name, words = type(cause).__name__, str(cause)
+    return words if words.startswith(name) or (words and isinstance(cause, OSError)) else f"{name} {words}".rstrip()
