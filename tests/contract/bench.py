@@ -93,9 +93,11 @@ class NetworkBench(Bench):
     """A store behind a network.
 
     :ivar address: where its server listens.
+    :ivar connections_without_files: how many connections a client makes before the first one that carries a file.
     """
 
     address: Address
+    connections_without_files: int = 0
 
     @abstractmethod
     def connect(self, address: Address | None = None, *, password: str | None = None) -> Store:

@@ -25,6 +25,7 @@ class CuttingProxy:
     :param before_cut: called before each cut.
     :param reset: cut by a reset, in place of an orderly end.
     :param gone_after: after so many connections every further one is closed at once.
+    :param spared: so many of the first connections carry no files, and are neither cut nor counted.
     """
 
     upstream: Address
@@ -33,9 +34,11 @@ class CuttingProxy:
     before_cut: Callable[[], None] = lambda: None
     reset: bool = False
     gone_after: int | None = None
+    spared: int = 0
     address: Address = field(init=False)
     answered: list[int] = field(default_factory=list, init=False)
     """Bytes that the server sent, by connection."""
+    _taken: int = field(default=0, init=False)
     _ends: list[socket.socket] = field(default_factory=list, init=False)
     _threads: list[threading.Thread] = field(default_factory=list, init=False)
 
@@ -64,13 +67,16 @@ class CuttingProxy:
                 client, _ = listener.accept()
             except OSError:
                 return
-            if self.gone_after is not None and len(self.answered) >= self.gone_after:
+            if self.gone_after is not None and self._taken - self.spared >= self.gone_after:
                 client.close()
                 continue
             server = socket.create_connection(self.upstream)
             self._ends += [client, server]
-            self.answered.append(0)
-            thread = threading.Thread(target=self._forward, args=(len(self.answered) - 1, client, server))
+            number = self._taken - self.spared
+            self._taken += 1
+            if number >= 0:
+                self.answered.append(0)
+            thread = threading.Thread(target=self._forward, args=(number, client, server))
             self._threads.append(thread)
             thread.start()
 
@@ -89,7 +95,7 @@ class CuttingProxy:
                     if not data:
                         return
                     target[source].sendall(data)
-                    if source is server:
+                    if source is server and number >= 0:
                         self.answered[number] += len(data)
                     if limit is not None:
                         left[source] = limit - len(data)
@@ -102,7 +108,7 @@ class CuttingProxy:
 
 
 def _at(cuts: Sequence[int], number: int) -> int | None:
-    return cuts[number] if number < len(cuts) else None
+    return cuts[number] if 0 <= number < len(cuts) else None
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -574,12 +574,17 @@ class NetworkStoreContract(StoreContract):
         ):
             OPERATIONS[doing](store)
 
+    @staticmethod
+    def proxy(bench: NetworkBench, **arguments: Any) -> CuttingProxy:
+        """Make a proxy that cuts connections which carry files."""
+        return CuttingProxy(bench.address, spared=bench.connections_without_files, **arguments)
+
     @pytest.mark.parametrize("reset", [False, True], ids=["ended", "reset"])
     def test_broken_transfer_goes_on(self, bench: NetworkBench, *, reset: bool) -> None:
         """A transfer that breaks off in the middle goes on, and the file is whole all the same."""
         content = random_bytes(2 * CHUNK)
         bench.put(MODEL, content, mtime=LONG_AGO)
-        proxy = CuttingProxy(bench.address, cuts=[CHUNK, 1000], reset=reset)
+        proxy = self.proxy(bench, cuts=[CHUNK, 1000], reset=reset)
         with proxy.running(), bench.connect(proxy.address) as store:
             if not self.offers.tells_times:
                 with fault(StoreUnreachable, f"reading {store.describe(MODEL)}", "from the beginning"):
@@ -593,7 +598,7 @@ class NetworkStoreContract(StoreContract):
         """Where the server can, only what is missing is sent after a break, else the file is sent anew."""
         content = random_bytes(2 * CHUNK)
         bench.put(MODEL, content, mtime=LONG_AGO)
-        proxy = CuttingProxy(bench.address, cuts=[CHUNK])
+        proxy = self.proxy(bench, cuts=[CHUNK])
         with proxy.running(), bench.connect(proxy.address) as store:
             assert read(store, MODEL) == content
         anew = 2 * CHUNK
@@ -605,7 +610,7 @@ class NetworkStoreContract(StoreContract):
         """A transfer that breaks off more often than it is tried again arrives, as long as each time something came."""
         content = random_bytes(1_000_000)
         bench.put(MODEL, content, mtime=LONG_AGO)
-        proxy = CuttingProxy(bench.address, cuts=[150_000] * 20)
+        proxy = self.proxy(bench, cuts=[150_000] * 20)
         with proxy.running(), bench.connect(proxy.address) as store:
             assert len(store.resume_pauses) < len(content) // 150_000
             assert read(store, MODEL) == content
@@ -614,7 +619,7 @@ class NetworkStoreContract(StoreContract):
     def test_transfer_that_stays_broken_is_unreachable(self, bench: NetworkBench) -> None:
         """A transfer that breaks off and cannot go on is unreachable, after one attempt for each pause."""
         bench.put(MODEL, random_bytes(2 * CHUNK), mtime=LONG_AGO)
-        proxy = CuttingProxy(bench.address, cuts=[CHUNK], gone_after=1)
+        proxy = self.proxy(bench, cuts=[CHUNK], gone_after=1)
         with proxy.running(), bench.connect(proxy.address) as store, pytest.raises(StoreUnreachable):
             read(store, MODEL)
 
@@ -629,7 +634,7 @@ class NetworkStoreContract(StoreContract):
         def replace() -> None:
             bench.put(MODEL, random_bytes(size, seed=2), mtime=mtime if same_second else LONG_AGO + 1)
 
-        proxy = CuttingProxy(bench.address, cuts=[CHUNK], before_cut=replace)
+        proxy = self.proxy(bench, cuts=[CHUNK], before_cut=replace)
         with proxy.running(), bench.connect(proxy.address) as store, store.open(MODEL) as file:
             with fault(StoreUnreachable, f"reading {store.describe(MODEL)}", "from the beginning"):
                 file.read()
@@ -639,7 +644,7 @@ class NetworkStoreContract(StoreContract):
     def test_file_removed_meanwhile_is_not_there_yet(self, bench: NetworkBench) -> None:
         """A file that is removed while its transfer is broken is not there yet."""
         bench.put(MODEL, random_bytes(2 * CHUNK), mtime=LONG_AGO)
-        proxy = CuttingProxy(bench.address, cuts=[CHUNK], before_cut=lambda: bench.remove(MODEL))
+        proxy = self.proxy(bench, cuts=[CHUNK], before_cut=lambda: bench.remove(MODEL))
         with (
             proxy.running(),
             bench.connect(proxy.address) as store,
@@ -654,7 +659,7 @@ class NetworkStoreContract(StoreContract):
         bench.make_folder("/models")
         if old is not None:
             bench.put(MODEL, old)
-        proxy = CuttingProxy(bench.address, cuts_of_requests=[CHUNK])
+        proxy = self.proxy(bench, cuts_of_requests=[CHUNK])
         with proxy.running(), bench.connect(proxy.address) as store:
             with fault(StoreUnreachable, f"uploading {store.describe(MODEL)}"):
                 store.write(MODEL, io.BytesIO(random_bytes(2 * CHUNK)))
