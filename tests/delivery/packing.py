@@ -12,7 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -65,7 +65,7 @@ def hard_link(name: str, target: str) -> Member:
     return file(name, b"", type=tarfile.LNKTYPE, linkname=target)
 
 
-def tar(*members: Member, format: int = tarfile.PAX_FORMAT, ended: bool = True) -> bytes:  # noqa: A002 - tarfile's word
+def tar(*members: Member, format: Literal[0, 1, 2] = tarfile.PAX_FORMAT, ended: bool = True) -> bytes:  # noqa: A002 - tarfile's word
     """Make a tar archive, whatever its members are."""
     packed = b"".join(
         member.header().tobuf(format=format) + member.data + bytes(-len(member.data) % tarfile.BLOCKSIZE)

@@ -8,10 +8,9 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from airflow_serving_reload.delivery import filesystem
 
@@ -19,15 +18,39 @@ CHANGES = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.syml
 """What Python's audit events call the changes of a file system."""
 
 
-@contextmanager
-def python(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """Run a Python program until the end of the `with` block, or its own; give it standard input and output."""
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+class Child:
+    """A Python process that one talks with line by line.
+
+    :param arguments: of the interpreter.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        command = [sys.executable, *map(str, arguments)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Self:
+        """Talk with it until the end of the `with` block."""
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Kill it, if it has not ended."""
+        self.kill()
+
+    def hear(self) -> str:
+        """Wait for a line, without its end; empty if it has ended."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().rstrip("\n")
+
+    def tell(self) -> None:
+        """Let it go on from where it waits for a line."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def kill(self) -> None:
+        """Kill it by SIGKILL and wait until it is gone."""
+        self._process.kill()
+        self._process.communicate()
 
 
 def killed_after_each_change(cases: Path, prepare: Callable[[Path], Any], change: Callable[[Path], Any]) -> list[Path]:

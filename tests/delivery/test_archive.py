@@ -13,7 +13,9 @@ import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -115,7 +117,7 @@ def test_zip_round_trip(tmp_path: Path, staging: Path) -> None:
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_every_tar_dialect(format: int, staging: Path) -> None:  # noqa: A002 - tarfile's word
+def test_every_tar_dialect(format: Literal[0, 1, 2], staging: Path) -> None:  # noqa: A002 - tarfile's word
     """Archives in the dialects of other packers are unpacked, long names included."""
     long = "/".join(["folder" * 8] * 4)
     unpacked(tar(folder("m"), file("m/a", b"1"), file(f"m/{long}", SMALL_NOISE), format=format), staging)
@@ -305,6 +307,13 @@ def test_links_are_made_last(staging: Path) -> None:
     assert (staging / "self").resolve() == staging
 
 
+def test_an_absolute_link_inside(staging: Path) -> None:
+    """An absolute link, which would lead astray once the folder is renamed, is refused wherever it leads."""
+    target = staging / "m" / "a"
+    with pytest.raises(Refused, match=f"'m/l': it is a link to '{target}', out of the archive"):
+        unpacked(tar(file("m/a"), symlink("m/l", str(target))), staging)
+
+
 def test_links_that_lead_in_a_circle(staging: Path) -> None:
     """Links that lead to each other leave nothing but themselves."""
     unpacked(tar(symlink("m/a", "b"), symlink("m/b", "a"), symlink("m/gone", "absent")), staging)
@@ -449,7 +458,7 @@ def _endless_header(kind: bytes) -> Iterator[bytes]:
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
 def test_headers_without_end(kind: bytes, staging: Path) -> None:
     """A header that would fill the memory is refused long before it does."""
-    with pytest.raises(Refused, match=r"unpacking model\.tar: .*header"), _memory_below(32 * MIB):
+    with _memory_below(32 * MIB), pytest.raises(Refused, match=r"unpacking model\.tar: .*header"):
         unpack(Endless(_endless_header(kind)), staging, name="model.tar")
 
 
@@ -463,7 +472,7 @@ LONG = "/".join(["long" * 20] * 2)
     damage=st.binary(min_size=1, max_size=12),
     mended=st.booleans(),
 )
-def test_any_damage_is_told(format: int, place: int, damage: bytes, mended: bool, tmp_path: Path) -> None:  # noqa: A002
+def test_any_damage_is_told(format: Literal[0, 1, 2], place: int, damage: bytes, mended: bool, tmp_path: Path) -> None:  # noqa: A002
     """Whatever bytes of a tar archive are replaced: it is unpacked, or refused by a fault of ours, and never else."""
     outer = tmp_path / "case"
     shutil.rmtree(outer, ignore_errors=True)
@@ -490,19 +499,16 @@ def test_any_damage_is_told(format: int, place: int, damage: bytes, mended: bool
     assert list(outer.iterdir()) == [staging]
 
 
-class _memory_below:  # noqa: N801 - used like a function
+@contextmanager
+def _memory_below(bound: int) -> Iterator[None]:
     """See that what happens in the `with` block takes less memory than that many bytes at any time."""
-
-    def __init__(self, bound: int) -> None:
-        self._bound = bound
-
-    def __enter__(self) -> None:
-        tracemalloc.start()
-
-    def __exit__(self, *_exc: object) -> None:
+    tracemalloc.start()
+    try:
+        yield
+    finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < self._bound
+    assert peak < bound
 
 
 def _zeros(count: int) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ import pytest
 from airflow_serving_reload.delivery import filesystem
 
 from .models import contents
-from .processes import killed_after_each_change, python
+from .processes import Child, killed_after_each_change
 
 HOLD = """
 import sys
@@ -154,20 +154,17 @@ def test_removing_stops_at_links(tmp_path: Path) -> None:
 def test_a_lock_excludes_other_processes(tmp_path: Path) -> None:
     """Who wants a lock that another process holds is told so once, waits, and gets it when that is done."""
     told = threading.Event()
-    with python(HOLD, tmp_path / "lock") as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+    with Child("-c", HOLD, tmp_path / "lock") as child:
+        assert child.hear() == "held"
 
         def let_go() -> None:
             assert not told.is_set()
             told.set()
-            process.stdin.write("\n")
-            process.stdin.flush()
+            child.tell()
 
         with filesystem.lock(tmp_path / "lock", waiting=let_go):
             assert told.is_set()
-            assert process.stdout.readline() == "released\n"
+            assert child.hear() == "released"
 
 
 def test_a_lock_excludes_within_a_process(tmp_path: Path) -> None:
@@ -184,10 +181,8 @@ def test_a_lock_excludes_within_a_process(tmp_path: Path) -> None:
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     """A lock does not outlive the process that held it, however that ended."""
-    with python(HOLD, tmp_path / "lock") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        process.kill()
-        process.wait()
+    with Child("-c", HOLD, tmp_path / "lock") as child:
+        assert child.hear() == "held"
+        child.kill()
         with filesystem.lock(tmp_path / "lock", waiting=_nobody_waits):
             pass

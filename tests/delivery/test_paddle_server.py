@@ -306,11 +306,11 @@ def test_the_mark_of_a_moment_in_a_long_log(tmp_path: Path) -> None:
     log.add_text("".join(line for _, line in lines))
     offset = 0
     offsets = {}
-    for moment, line in lines:
-        offsets[moment] = offset
+    for seconds, line in lines:
+        offsets[seconds] = offset
         offset += len(line)
-    for moment in [*list(offsets)[::97], lines[-1][0]]:
-        assert log.server.mark_since(moment)["offset"] == offsets[moment]
+    for seconds in [*list(offsets)[::97], lines[-1][0]]:
+        assert log.server.mark_since(seconds)["offset"] == offsets[seconds]
     assert log.server.mark_since(lines[-1][0] + 1)["offset"] == offset
 
 

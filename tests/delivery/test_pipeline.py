@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,9 @@ from airflow_serving_reload.delivery.errors import (
 )
 from airflow_serving_reload.delivery.pipeline import Outcome, deliver, make_live, publish_only, roll_back
 from airflow_serving_reload.delivery.servers.base import Expected, Look
-from airflow_serving_reload.delivery.stores.base import RemoteFile
+from airflow_serving_reload.delivery.stores.base import FileFacts, Opened, RemoteFile
 from airflow_serving_reload.delivery.stores.fs import FileSystemStore
+from airflow_serving_reload.delivery.streams import Readable
 
 from .models import (
     SECOND_NS,
@@ -40,7 +44,7 @@ from .models import (
     write_model,
 )
 from .packing import file, symlink, tar
-from .processes import killed_after_each_change, python
+from .processes import Child, killed_after_each_change
 
 
 @pytest.fixture
@@ -363,6 +367,34 @@ def test_a_store_that_breaks_off(training: Training, host: Host) -> None:
         bring(training, host)
     assert version_in(host.model) == "v0"
     assert list(host.temporary.iterdir()) == []
+
+
+def test_one_pass(training: Training, host: Host) -> None:
+    """A model is unpacked while it comes: the host never holds the packed bytes beside the unpacked ones."""
+    held: list[int] = []
+
+    class Watched(FileSystemStore):
+        @contextmanager
+        def _open(self, path: str, offset: int, expected: FileFacts | None) -> Iterator[Opened]:
+            with super()._open(path, offset, expected) as opened:
+                yield replace(opened, reader=Reader(opened.reader))
+
+    class Reader:
+        def __init__(self, reader: Readable) -> None:
+            self._reader = reader
+
+        def read(self, size: int = -1, /) -> bytes:
+            files = [path for path in host.temporary.rglob("*") if path.is_file()]
+            held.append(sum(path.stat().st_size for path in files))
+            return self._reader.read(size)
+
+    noise = random.Random(0).randbytes(20 << 20)
+    training.drop(tar(file("m/noise", noise)))
+    training.remote = pipeline.Remote(Watched(training.root), "/models", "model.tar.gz", "donefile")
+    bring(training, host)
+    assert (host.model / "noise").read_bytes() == noise
+    assert 0 < max(held) <= len(noise)
+    assert len(set(held)) > 3
 
 
 def test_names_that_escape(training: Training, host: Host) -> None:
@@ -727,11 +759,11 @@ def test_deliveries_at_once(training: Training, host: Host, memory_path: Path, m
     """Of two processes that deliver the same model at once one does, and the other one says that nothing changed."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     training.upload("v1")
-    with python(DELIVER, memory_path) as one, python(DELIVER, memory_path) as other:
-        for process in (one, other):
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        answers = [process.communicate("\n")[0].split() for process in (one, other)]
+    with Child("-c", DELIVER, memory_path) as one, Child("-c", DELIVER, memory_path) as other:
+        assert [child.hear() for child in (one, other)] == ["ready"] * 2
+        for child in (one, other):
+            child.tell()
+        answers = [child.hear().split() for child in (one, other)]
     assert sorted(changed for changed, _ in answers) == ["False", "True"]
     assert len({release for _, release in answers}) == 1
     assert version_in(host.model) == "v1"

@@ -6,10 +6,8 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from airflow_serving_reload.delivery.release import PublishMode, Record, Release
 
 from . import watching
 from .models import TIMESTAMP, contents, version_in, write_model
-from .processes import killed_after_each_change, python
+from .processes import Child, killed_after_each_change
 
 
 class Host:
@@ -142,7 +140,8 @@ def test_names_of_releases(version: object, hint: str, host: Host) -> None:
 
 def test_a_timestamp_file_out_of_an_archive(host: Host) -> None:
     """A timestamp file that came with the model is not taken in, be it a file, a link or a folder."""
-    for number, make in enumerate([Path.touch, Path.mkdir, lambda path: path.symlink_to("a")]):
+    made: list[Callable[[Path], None]] = [Path.touch, Path.mkdir, lambda path: path.symlink_to("a")]
+    for number, make in enumerate(made):
         model = write_model(host.folder / f"m{number}", "v")
         make(model / TIMESTAMP)
         with host.releases.delivering():
@@ -178,28 +177,25 @@ def test_adoption(host: Host) -> None:
 def test_a_reader_never_sees_a_gap(host: Host) -> None:
     """A process that reads without pause sees a whole model at any instant, from the adoption on."""
     write_model(host.model, "v0")
-    command = [sys.executable, watching.__file__, str(host.model)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
-        assert reader.stdin is not None
-        assert reader.stdout is not None
-        seen = [reader.stdout.readline().strip()]
+    enough = threading.Event()
+    with Child(watching.__file__, host.model) as reader:
+        seen = [reader.hear()]
         records = [host.admit(f"v{number}") for number in range(1, 21)]
-        told = threading.Event()
 
-        def collect(lines: Iterator[str]) -> None:
-            for line in lines:
-                seen.append(line.strip())
-                if len(set(seen)) > 15:
-                    told.set()
-            told.set()
+        def collect() -> None:
+            while version := reader.hear():
+                seen.append(version)
+                if len(seen) > 15:
+                    enough.set()
+            enough.set()
 
-        thread = threading.Thread(target=collect, args=(reader.stdout,))
+        thread = threading.Thread(target=collect)
         thread.start()
         publications = 0
-        while publications < 60 or not told.is_set():
+        while publications < 60 or not enough.is_set():
             host.publish(records[publications % len(records)])
             publications += 1
-        reader.stdin.close()
+        reader.tell()
         thread.join()
     assert set(seen) <= {f"v{number}" for number in range(21)}
     assert seen[0] == "v0"
@@ -613,10 +609,8 @@ def test_publishers_exclude_each_other(what: str, host: Host, caplog: pytest.Log
         with getattr(host.releases, what)():
             entered.set()
 
-    with python(HOLD, host.folder, "model", what) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+    with Child("-c", HOLD, host.folder, "model", what) as child:
+        assert child.hear() == "held"
         other = "delivering" if what == "publishing" else "publishing"
         with getattr(host.releases, other)(), getattr(Host(host.folder, "model2").releases, what)():
             pass
@@ -627,8 +621,7 @@ def test_publishers_exclude_each_other(what: str, host: Host, caplog: pytest.Log
             thread.join(0.01)
             assert thread.is_alive()
         assert not entered.is_set()
-        process.stdin.write("\n")
-        process.stdin.flush()
+        child.tell()
         thread.join()
         assert entered.is_set()
     assert [message for message in caplog.messages if "waiting for another" in message] == caplog.messages
@@ -637,11 +630,9 @@ def test_publishers_exclude_each_other(what: str, host: Host, caplog: pytest.Log
 def test_a_killed_publisher_holds_nothing(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     """A lock held by a process that was killed does not stay."""
     caplog.set_level("INFO")
-    with python(HOLD, host.folder, "model", "publishing") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        process.kill()
-        process.wait()
+    with Child("-c", HOLD, host.folder, "model", "publishing") as child:
+        assert child.hear() == "held"
+        child.kill()
         host.deliver("v1")
     assert not [message for message in caplog.messages if "waiting" in message]
 

@@ -65,7 +65,7 @@ def test_no_stage_imports_another(module: str) -> None:
     assert _imported(module) <= allowed
 
 
-def test_what_joins_is_joined_by_nobody() -> None:
-    """The exceptions name modules that there are."""
+def test_the_modules_named_here_exist() -> None:
+    """What is said here of modules is said of modules that there are."""
     known = {module.split(".")[0] for module in MODULES}
     assert known >= BESIDE_THE_WAY | JOINING | EXCEPTIONS.keys()

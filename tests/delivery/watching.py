@@ -1,4 +1,4 @@
-"""A reader of a model, in a process of its own, that reads without pause until its standard input is closed.
+"""A reader of a model, in a process of its own, that reads without pause until it is told a line.
 
 It opens the model's folder once for each model that it reads, as a server does that loads one, and prints each
 version that it saw for the first time, and each fault: a file that was missing, or two of different versions.
