@@ -26,7 +26,7 @@ demo: setup ## Train, upload, notice and serve a model through a real Airflow.
 	$(BIN)/python -m airflow_serving_reload.demo
 
 test: setup paddle-serving ## Run the tests.
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 paddle-serving: $(PADDLE_SERVING_VENV)/.ready
 

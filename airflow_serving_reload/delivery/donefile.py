@@ -105,9 +105,9 @@ def version_of(
     """Make a version out of one look at a donefile.
 
     A donefile that names the digest of its model is settled at once: a different model has a different
-    content. Any other is settled when the store's clock has left the smallest step in which the
-    modification time was written, with one step to spare, since file systems stamp with a clock that
-    runs a little behind. A time in the future was set by hand and tells nothing, so it counts as settled.
+    content. Any other is settled when the store's clock has left the smallest step in which the modification
+    time was written, with one step to spare on both sides: file systems stamp with a clock that runs a little
+    behind, and some servers round a time up. A time further ahead was set by hand, and waiting tells nothing.
 
     :param content: the whole content.
     :param path: where in the store it lies.
@@ -119,7 +119,7 @@ def version_of(
     described = _json_object(content)
     names_its_model = isinstance(described.get("sha256"), str)
     age_ns = None if mtime_ns is None else observed_ns - mtime_ns
-    young = age_ns is not None and 0 <= age_ns < 2 * resolution_ns
+    young = age_ns is not None and -resolution_ns <= age_ns < 2 * resolution_ns
     return DonefileVersion(
         mtime_ns=mtime_ns,
         size=len(content),

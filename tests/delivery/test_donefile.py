@@ -62,11 +62,13 @@ def test_where_and_when_it_was_seen_is_no_fact() -> None:
         (1, 1, False),
         (2, 1, True),
         (119 * SECOND_NS, 60 * SECOND_NS, False),
-        (-1, SECOND_NS, True),
+        (-1, SECOND_NS, False),
+        (-SECOND_NS, SECOND_NS, False),
+        (-SECOND_NS - 1, SECOND_NS, True),
     ],
 )
 def test_a_young_version_is_unsettled(age_ns: int, resolution_ns: int, settled: bool) -> None:
-    """A version counts as settled once its time is two of the store's steps past, or lies ahead."""
+    """A version counts as settled once its time is two of the store's steps past, or lies more than one ahead."""
     assert looked_at(resolution_ns=resolution_ns, observed_ns=NOON_NS + age_ns).settled is settled
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from airflow_serving_reload.demo.airflow_stack import AirflowError, AirflowStack
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("airflow")]
 
 # Far beyond what anything here takes: it only turns a hang into a failure.
 DEADLINE_SECONDS = 120
