@@ -148,7 +148,10 @@ class Store(ABC):
         """
         try:
             with self.open(path) as file:
-                content = file.read(donefile.SMALL + 1)
+                content = b""
+                # a read may give less than it was asked for, and only an empty one proves the end
+                while len(content) <= donefile.SMALL and (piece := file.read(donefile.SMALL + 1 - len(content))):
+                    content += piece
                 facts = file.facts
         except NotThereYet:
             return None
@@ -400,7 +403,7 @@ class RemoteFile:
 def child(folder: str, name: str) -> str:
     """Join a folder of a store and a name below it that comes from elsewhere.
 
-    :param folder: path in the store; a missing leading slash is added.
+    :param folder: path in the store; a missing leading slash is added, unless it begins with a scheme.
     :param name: a name, or a relative path, below it.
     :raises Refused: the name could leave the folder or break the store's protocol.
     """
@@ -410,4 +413,7 @@ def child(folder: str, name: str) -> str:
             f"the name {name!r} below {folder!r} is no relative path of plain names; "
             "give a name without empty parts, '.', '..' and control characters"
         )
+    scheme, separator, place = folder.partition("://")
+    if separator and "/" not in scheme:
+        return f"{scheme}://{place.rstrip('/')}/{name}"
     return f"/{folder.strip('/')}/{name}" if folder.strip("/") else f"/{name}"
