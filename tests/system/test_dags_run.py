@@ -101,7 +101,7 @@ def log_of(system: System, dag_id: str, run_id: str, task_id: str) -> str:
 def test_train_notice_reload(system: System, reader: Reader) -> None:
     """A trained model is noticed, delivered by one run, proved to be served, and remembered as live."""
     before = reader.last
-    reloads, events = len(system.client.runs(RELOAD)), len(system.client.asset_events("uci_housing donefile"))
+    reloads, events = len(system.client.runs(RELOAD)), len(system.events("uci_housing donefile"))
     run_id = system.client.trigger("uci_housing_train", {"version": "spring", "epochs": 7, "seed": 77})
     system.client.wait_for_run("uci_housing_train", run_id, seconds=DEADLINE_SECONDS)
     uploaded = system.client.xcom("uci_housing_train", run_id, "upload_model")
@@ -121,7 +121,7 @@ def test_train_notice_reload(system: System, reader: Reader) -> None:
     assert answer is not None
     assert answer.release == result["release"]
 
-    new_events = system.client.asset_events("uci_housing donefile")[events:]
+    new_events = system.events("uci_housing donefile")[events:]
     assert [version_of(event.extra["payload"]) for event in new_events] == [version_of(uploaded["donefile"])]
     assert new_events[0].created_runs == ((RELOAD, reload.run_id),)
     assert reload.run_type == "asset_triggered"
@@ -134,18 +134,18 @@ def test_live_asset_tells_changes_alone(system: System, reader: Reader) -> None:
     """Who listens to the live model is started once by each change, and by nothing that changed nothing."""
     deliver(system, reader)
     system.wait_until_quiet()
-    heard, events = len(system.client.runs("live_listener")), len(system.client.asset_events("uci_housing live"))
+    heard, events = len(system.client.runs("live_listener")), len(system.events("uci_housing live"))
 
     run_id = system.client.trigger(RELOAD)
     system.client.wait_for_run(RELOAD, run_id, seconds=DEADLINE_SECONDS)
     assert system.client.xcom(RELOAD, run_id, "reload_model")["changed"] is False
-    assert len(system.client.asset_events("uci_housing live")) == events
+    assert len(system.events("uci_housing live")) == events
 
     delivered = deliver(system, reader)
     [run] = system.wait_for_new_runs("live_listener", heard)
     system.wait_until_quiet()
     assert len(system.client.runs("live_listener")) == heard + 1
-    [event] = system.client.asset_events("uci_housing live")[events:]
+    [event] = system.events("uci_housing live")[events:]
     assert event.extra["release"] == delivered.result["release"]
     assert event.created_runs == (("live_listener", run.run_id),)
 
@@ -352,20 +352,20 @@ def test_restart_between_two_changes(system: System, reader: Reader) -> None:
     """When triggerer and scheduler crash between two changes of the donefile, none is lost and none repeated."""
     first = deliver(system, reader)
     system.wait_until_announced(first.uploaded.donefile)
-    events, reloads = len(system.client.asset_events("uci_housing donefile")), len(system.client.runs(RELOAD))
+    events, reloads = len(system.events("uci_housing donefile")), len(system.client.runs(RELOAD))
     system.airflow.restart("triggerer", kill=True)
     system.airflow.restart("scheduler", kill=True)
     second = deliver(system, reader)
     system.wait_until_announced(second.uploaded.donefile)
     system.wait_until_quiet()
-    [event] = system.client.asset_events("uci_housing donefile")[events:]
+    [event] = system.events("uci_housing donefile")[events:]
     assert version_of(event.extra["payload"]) == second.uploaded.donefile
     assert len(system.client.runs(RELOAD)) == reloads + 1
 
 
 def test_change_while_the_triggerer_is_down(system: System, reader: Reader) -> None:
     """A change that nobody saw, since the triggerer had crashed, is noticed once it is back, and once only."""
-    events, reloads = len(system.client.asset_events("uci_housing donefile")), len(system.client.runs(RELOAD))
+    events, reloads = len(system.events("uci_housing donefile")), len(system.client.runs(RELOAD))
     model = system.other_models(reader.last)[0]
     system.airflow.stop("triggerer", kill=True)
     uploaded = system.upload(model.path)
@@ -374,7 +374,7 @@ def test_change_while_the_triggerer_is_down(system: System, reader: Reader) -> N
     system.wait_for_new_runs(RELOAD, reloads)
     system.wait_until_announced(uploaded.donefile)
     system.wait_until_quiet()
-    [event] = system.client.asset_events("uci_housing donefile")[events:]
+    [event] = system.events("uci_housing donefile")[events:]
     assert version_of(event.extra["payload"]) == uploaded.donefile
     assert len(system.client.runs(RELOAD)) == reloads + 1
 

@@ -64,7 +64,7 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
 
 def test_demo_serves_a_new_model(demo: Demo) -> None:
     """The demo exits with 0 after a table that says what was served, and leaves neither process nor file."""
-    status = demo.process.wait(2 * DEADLINE_SECONDS)
+    status = demo.process.wait(DEADLINE_SECONDS)
     said = demo.said()
     assert status == 0, said
     rows = dict(re.findall(r"^\| (.*?) +\| (.*?) +\|$", said, re.MULTILINE))
