@@ -217,6 +217,18 @@ def test_flipped_bits(name: str, staging: Path) -> None:
             unpacked(bytes(damaged), staging)
 
 
+@pytest.mark.parametrize("ending", [".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip"])
+def test_what_is_packed_has_checks(ending: str, tmp_path: Path, staging: Path) -> None:
+    """A bit that changed in what was packed here is found, whatever the format, as long as it has checks."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "a").write_bytes(SMALL_NOISE)
+    with pack(tmp_path / "m", f"m{ending}") as packed:
+        damaged = bytearray(packed.read())
+    damaged[len(damaged) // 2] ^= 0x10
+    with pytest.raises(Corrupt, match="it is damaged"):
+        unpacked(bytes(damaged), staging)
+
+
 @pytest.mark.parametrize("header", [512, 512 + 512 + 3072])
 @pytest.mark.parametrize("place", [0, 100, 124, 148, 156, 300])
 def test_flipped_bits_of_a_header(header: int, place: int, staging: Path) -> None:
@@ -417,6 +429,14 @@ def test_garbage_behind_the_end(packed: bytes, staging: Path) -> None:
         unpacked(packed, staging)
 
 
+def test_an_archive_is_read_to_its_end(staging: Path) -> None:
+    """What bzip2 and xz ignore behind their end is read all the same, so that the whole file is digested."""
+    for number, ending in enumerate(["tar.bz2", "tar.xz"]):
+        source = Endless([COMPRESSORS[ending](tar(file(f"m/{number}"))), NOISE, NOISE])
+        unpack(source, staging, name="model.tar")
+        assert source.read(1) == b""
+
+
 def test_a_tar_may_be_padded(staging: Path) -> None:
     """The zeros that tar pads its last record with are no garbage."""
     assert unpacked(tar(file("m/a")) + bytes(10240), staging).files == 1
@@ -449,7 +469,8 @@ def test_headers_that_make_no_sense(headers: dict[str, str], staging: Path) -> N
 
 
 def _endless_header(kind: bytes) -> Iterator[bytes]:
-    """Begin a tar archive with one header of 100 MiB."""
+    """Give a tar archive with a member, and one with a header of 100 MiB behind it."""
+    yield tar(file("m/first"), ended=False)
     yield file("m/a", b"", type=kind, size=100 * MIB).header().tobuf(format=tarfile.GNU_FORMAT)
     for _ in range(100):
         yield b"1\n" * (MIB // 2)
