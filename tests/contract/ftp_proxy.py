@@ -23,6 +23,9 @@ class _Session:
     number: int
     left: dict[bool, int | None]
     ends: list[socket.socket] = field(default_factory=list)
+    """Those of the control connection come first, the client's before the server's."""
+    passing: threading.RLock = field(default_factory=threading.RLock)
+    """Held while a piece is on its way."""
 
 
 @dataclass
@@ -65,8 +68,10 @@ class FtpCuttingProxy(CuttingProxy):
         with suppress(OSError), client, server:
             while True:
                 for source in select.select([client, server], [], [])[0]:
-                    if not self._pass_on(session, source, client if source is server else server, source is server):
-                        return
+                    with session.passing:
+                        target = client if source is server else server
+                        if not self._pass_on(session, source, target, source is server):
+                            return
 
     def _pass_on(self, session: _Session, source: socket.socket, target: socket.socket, is_answer: bool) -> bool:
         """Forward one piece; False if it was the last one."""
@@ -85,6 +90,10 @@ class FtpCuttingProxy(CuttingProxy):
         return False
 
     def _cut(self, session: _Session, here: set[socket.socket]) -> None:
+        client, server = session.ends[:2]
+        # what the server said before it began to send has to arrive before the break
+        while server not in here and select.select([server], [], [], 0)[0] and (said := server.recv(PIECE)):
+            client.sendall(said)
         for end in session.ends:
             with suppress(OSError):
                 if self.reset:

@@ -107,8 +107,15 @@ class FtpStore(Store):
                 f"{doing}: a name, or an answer of the server, is none in the encoding of the connection; "
                 "set encoding in its extra to that of the server, and check its host"
             ) from None
+        except _UnknownForm as line:
+            raise Refused(
+                f"{doing}: the server lists in an unknown form ({line}); let it offer MLSD, or upload the model as one "
+                "archive"
+            ) from None
         except EOFError as error:
-            raise StoreUnreachable(f"{doing}: it broke off ({error or 'the server hung up'}); try again") from error
+            raise StoreUnreachable(
+                f"{doing}: it broke off ({str(error) or 'the server hung up'}); try again"
+            ) from error
         except OSError as error:
             raise _network_fault(error, doing) from error
         except ValueError:
@@ -122,7 +129,7 @@ class FtpStore(Store):
         client = self._answering()
         try:
             yield client
-        except (ftplib.error_temp, ftplib.error_perm, FileNotFoundError, IsADirectoryError):
+        except (ftplib.error_temp, ftplib.error_perm, FileNotFoundError, IsADirectoryError, _UnknownForm):
             raise
         except BaseException:
             client.close()
@@ -243,7 +250,7 @@ class FtpStore(Store):
                 if _code(reply) not in UNKNOWN:
                     raise
                 self._unknown.add("MLSD")
-        with suppress(ftplib.error_perm, ftplib.error_temp):
+        with suppress(ftplib.error_perm, _UnknownForm):
             lines = self._lines(client, "LIST -a")
             listed = [_from_columns(line) for line in lines if not TOTAL.fullmatch(line)]
             # a server without options takes this one for a name, and so does not list the folder itself
@@ -310,9 +317,7 @@ class FtpStore(Store):
             sent = self._send(client, path, source)
             size = _size(self._ask(client, "SIZE", path))
             if size not in (None, sent):
-                raise StoreUnreachable(
-                    f"uploading {self.describe(path)}: the server has {size} of {sent} bytes; try again"
-                )
+                raise EOFError(f"the server has {size} of {sent} bytes")
 
     def _make_folder(self, client: ftplib.FTP, folder: str) -> None:
         if self._enter(client, folder):
@@ -368,6 +373,10 @@ class _TurnedAway(ftplib.error_perm):
     """The server refused the connection or the login."""
 
 
+class _UnknownForm(Exception):
+    """A line of a listing cannot be read."""
+
+
 class _Incoming:
     """The bytes of a transfer; their end is believed only when the server has said that it sent them all.
 
@@ -380,30 +389,39 @@ class _Incoming:
         self._client = client
         self._data = data
         self._prove = prove
-        self._ended = False
+        self._busy = True
+        self._proven = False
 
     def read(self, size: int = -1, /) -> bytes:
         """Give up to `size` bytes, as many as there are at the moment."""
-        if self._ended or not size:
+        if self._proven or not size:
             return b""
         piece = self._data.recv(CHUNK if size < 0 else size)
         if not piece:
-            self._data.close()
-            _complete(self._client)
-            self._ended = True
-            self._prove()
+            self._end()
         return piece
+
+    def _end(self) -> None:
+        self._data.close()
+        try:
+            _complete(self._client)
+        except (ftplib.error_temp, ftplib.error_perm):
+            self._busy = False
+            raise
+        self._busy = False
+        self._prove()
+        self._proven = True
 
     def close(self) -> None:
         """Give up what is still on its way, and with it the client."""
         self._data.close()
-        if not self._ended:
+        if self._busy:
             self._client.close()
 
 
 def _complete(client: ftplib.FTP) -> None:
     """Wait for the reply that ends a transfer."""
-    reply = client.voidresp()
+    reply = client.getresp()
     if reply[:3] not in COMPLETE:
         raise EOFError(f"the server ended the transfer with {_words(reply)}, not with 226")
 
@@ -528,10 +546,7 @@ def _from_columns(line: str) -> _Listed:
             return _from_dos(dos)
     except ValueError:
         pass  # no such date
-    raise Refused(
-        f"reading the server's listing: the line {line!r} has an unknown form; let the server offer MLSD, or upload "
-        "the model as one archive"
-    )
+    raise _UnknownForm(repr(line))
 
 
 def _from_unix(told: re.Match[str]) -> _Listed:
