@@ -206,13 +206,14 @@ def test_failed_load_keeps_the_old_model_and_is_not_retried(
 ) -> None:
     """After a failed load the old model answers, the repaired files are left alone, and the next touch loads."""
     before, already = live.answer(), len(live.log_messages())
-    parameters = live.path / "model.pdiparams"
-    parameters.write_bytes(parameters.read_bytes()[:50])
+    # The program, since of parameters that are cut off Paddle makes a model now and then.
+    program = live.path / "model.json"
+    program.write_bytes(program.read_bytes()[:200])
     live.touch(epoch + 1)
     live.wait_for_log("E Failed reload resource!", after=already)
     assert live.answer() == before
 
-    shutil.copy(trained["seed-2"] / "model.pdiparams", parameters)
+    shutil.copy(trained["seed-2"] / "model.json", program)
     live.wait_for_passes(3)
     assert live.answer() == before
     assert live.log_messages()[already:].count("E Failed reload resource!") == 1
