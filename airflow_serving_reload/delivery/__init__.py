@@ -10,6 +10,7 @@ In the order in which a model passes:
 6. `servers`    ask a model server for the reload and prove that it happened; one file per kind of server
 7. `pipeline`   the verb that joins the stages; none of them knows another
 
-Beside the way: `errors` (what can go wrong), `streams` (bytes on their way) and `filesystem` (what Linux offers
+Beside the way: `transfer` (whole models between a store and this host), `upload` (the way up), `steps` (the stages
+one at a time), `errors` (what can go wrong), `streams` (bytes on their way) and `filesystem` (what Linux offers
 and Python does not).
 """

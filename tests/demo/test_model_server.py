@@ -225,26 +225,23 @@ def test_failed_load_keeps_the_old_model_and_is_not_retried(
 def test_timestamp_is_recorded_before_the_load(live: LiveModel, epoch: int) -> None:
     """A failed load counts as seen: going back to the timestamp of the model that serves loads again."""
     already = len(live.log_messages())
-    parameters = live.path / "model.pdiparams"
-    whole = parameters.read_bytes()
-    parameters.write_bytes(b"")
+    program = live.path / "model.json"
+    whole = program.read_bytes()
+    program.write_bytes(b"")
     live.touch(epoch + 1)
     live.wait_for_log("E Failed reload resource!", after=already)
-    parameters.write_bytes(whole)
+    program.write_bytes(whole)
 
     live.touch(epoch)
 
     live.wait_for_log(f"W Succ load engine, path: {live.path}", after=already)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("model.json", b"no JSON"), ("model.json", b""), ("model.pdiparams", b""), ("model.pdiparams", b"x" * 200)],
-)
-def test_damaged_model_does_not_end_the_server(live: LiveModel, epoch: int, name: str, content: bytes) -> None:
-    """Whatever Paddle raises over a damaged file, the old model keeps answering."""
+@pytest.mark.parametrize("content", [b"no JSON", b"", b"{}"])
+def test_damaged_model_does_not_end_the_server(live: LiveModel, epoch: int, content: bytes) -> None:
+    """Whatever Paddle raises over a damaged program, the old model keeps answering."""
     before, already = live.answer(), len(live.log_messages())
-    (live.path / name).write_bytes(content)
+    (live.path / "model.json").write_bytes(content)
 
     live.touch(epoch + 1)
 
