@@ -273,6 +273,8 @@ def _start_namenode(
         "dfs.namenode.name.dir": (folder / "names").as_uri(),
         "dfs.http.policy": "HTTP_AND_HTTPS",
         "dfs.replication": 1,
+        # everybody may do everything, but where a test says otherwise
+        "fs.permissions.umask-mode": "000",
         # users whom this host does not know
         "hadoop.user.group.static.mapping.overrides": f"{getpass.getuser()}=administrators;{USER}=trainers",
         **(more or {}),
