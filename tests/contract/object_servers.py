@@ -31,6 +31,7 @@ BLOCK = 1 << 16
 ROOT = "root-of-the-gateway"
 REGION = "us-east-1"
 BUCKET = "store"
+VERSIONED_BUCKET = "versions"
 FORBIDDEN = "/models/forbidden"
 
 S3_CLIENT_SETTINGS = {"retries": {"mode": "standard", "total_max_attempts": 1}, "read_timeout": TIMEOUT}
@@ -65,7 +66,7 @@ class S3Server:
         program = require_program(
             "versitygw", "golang-go, then run `go install github.com/versity/versitygw/cmd/versitygw@v1.8.0`"
         )
-        for name in ("buckets", "users"):
+        for name in ("buckets", "users", "versions"):
             (folder / name).mkdir()
         # credentials as arguments would be seen by everybody on this host
         secrets = {"ROOT_ACCESS_KEY": ROOT, "ROOT_SECRET_KEY": PASSWORD[::-1]}
@@ -73,7 +74,8 @@ class S3Server:
 
         def command(address: Address) -> list[str]:
             place = f"{address.host}:{address.port}"
-            return [str(program), "--port", place, *options, "posix", str(folder / "buckets")]
+            storage = ["posix", "--versioning-dir", str(folder / "versions"), str(folder / "buckets")]
+            return [str(program), "--port", place, *options, *storage]
 
         with started(processes, "versitygw", command, folder, environment={**os.environ, **secrets}) as address:
             server = cls(folder / "buckets", address)
@@ -81,16 +83,20 @@ class S3Server:
             yield server
 
     def _let_user_in(self, program: Path) -> None:
-        """Make the user, and a bucket in which he may do everything except to read one file."""
+        """Make the user, and buckets in which it may do everything except to read one file."""
         admin = [str(program), "admin", "--access", ROOT, "--secret", PASSWORD[::-1], "--endpoint-url", self.url]
         user = ["--access", USER, "--secret", PASSWORD, "--role", "user"]
         subprocess.run([*admin, "create-user", *user], check=True, capture_output=True)
-        self.client.create_bucket(Bucket=BUCKET)
-        everything = [f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"]
-        rule = {"Principal": {"AWS": [USER]}, "Effect": "Allow", "Action": "s3:*", "Resource": everything}
-        except_for = {**rule, "Effect": "Deny", "Action": "s3:GetObject", "Resource": everything[1][:-2] + FORBIDDEN}
-        policy = {"Version": "2012-10-17", "Statement": [rule, except_for]}
-        self.client.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(policy))
+        for bucket in (BUCKET, VERSIONED_BUCKET):
+            self.client.create_bucket(Bucket=bucket)
+            everything = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+            rule = {"Principal": {"AWS": [USER]}, "Effect": "Allow", "Action": "s3:*", "Resource": everything}
+            closed = f"arn:aws:s3:::{bucket}{FORBIDDEN}"
+            except_for = {**rule, "Effect": "Deny", "Action": "s3:GetObject", "Resource": closed}
+            policy = {"Version": "2012-10-17", "Statement": [rule, except_for]}
+            self.client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+        versioning = {"Status": "Enabled"}
+        self.client.put_bucket_versioning(Bucket=VERSIONED_BUCKET, VersioningConfiguration=versioning)
 
     @property
     def url(self) -> str:
@@ -139,23 +145,25 @@ class S3Bench(NetworkBench):
         # what is below a folder comes before it
         return sorted((entry.get("Key") or entry["Prefix"] for page in listed for entry in page), reverse=True)
 
-    def connect(self, address: Address | None = None, *, password: str | None = None) -> FsspecStore:
-        """Open another store on the same bucket, without pauses."""
+    def connect(
+        self, address: Address | None = None, *, password: str | None = None, bucket: str = BUCKET, **options: Any
+    ) -> FsspecStore:
+        """Open another store, on the same bucket or another one, without pauses.
+
+        :param options: of the file system, in place of the usual ones.
+        """
         from s3fs import S3FileSystem
 
         host, port = address or self.address
 
         def connected() -> S3FileSystem:
+            login = {"key": USER, "secret": password or PASSWORD}
+            usual = {"config_kwargs": S3_CLIENT_SETTINGS, "client_kwargs": {"region_name": REGION}}
             return S3FileSystem(
-                key=USER,
-                secret=password or PASSWORD,
-                endpoint_url=f"http://{host}:{port}",
-                client_kwargs={"region_name": REGION},
-                config_kwargs=S3_CLIENT_SETTINGS,
-                session=s3_session(),
+                endpoint_url=f"http://{host}:{port}", session=s3_session(), **{**login, **usual, **options}
             )
 
-        return without_pauses(FsspecStore(connected, f"s3://{BUCKET}"))
+        return without_pauses(FsspecStore(connected, f"s3://{bucket}"))
 
     def put(self, path: str, content: bytes = b"", *, mtime: float | None = None) -> None:
         """Make or replace an object."""
@@ -276,8 +284,11 @@ class SftpBench(FolderBench, NetworkBench):
         self._root = folder
         super().__init__(folder, self.connect())
 
-    def connect(self, address: Address | None = None, *, password: str | None = None) -> FsspecStore:
-        """Open another store on the same files, without pauses."""
+    def connect(self, address: Address | None = None, *, password: str | None = None, **options: Any) -> FsspecStore:
+        """Open another store on the same files, without pauses.
+
+        :param options: of the file system, in place of the usual ones.
+        """
         from sshfs import SSHFileSystem
 
         host, port = address or self.address
@@ -285,18 +296,16 @@ class SftpBench(FolderBench, NetworkBench):
         login: dict[str, Any] = {"password": password, "client_keys": None} if password else {"client_keys": [key]}
 
         def connected() -> SSHFileSystem:
-            return SSHFileSystem(
-                host,
-                port=port,
-                username=getpass.getuser(),
-                known_hosts=f"* {self._server.host_key}".encode(),
+            usual = {
+                "username": getpass.getuser(),
+                "known_hosts": f"* {self._server.host_key}".encode(),
                 # nothing of whoever runs the tests
-                config=None,
-                agent_path=None,
-                connect_timeout=TIMEOUT,
-                skip_instance_cache=True,
-                **login,
-            )
+                "config": None,
+                "agent_path": None,
+                "connect_timeout": TIMEOUT,
+                "skip_instance_cache": True,
+            }
+            return SSHFileSystem(host, port=port, **{**usual, **login, **options})
 
         return without_pauses(FsspecStore(connected, f"sftp://{host}:{port}{self._root}"))
 

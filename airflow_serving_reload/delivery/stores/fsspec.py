@@ -201,9 +201,7 @@ class FsspecStore(Store):
             same = partial(self._is_still, path, facts)
             yield Opened(facts, _Unchanging(self.describe(path), file, self.block, same), offset)
         finally:
-            # nothing was written, and the connection may be lost
-            with suppress(Exception):
-                file.close()
+            _forget(file)
 
     def _is_still(self, path: str, facts: FileFacts) -> bool:
         return self._stat(path) == facts
@@ -237,8 +235,11 @@ class FsspecStore(Store):
         except FileNotFoundError:
             _bounded(self._fs.makedirs)(where.rpartition("/")[0], exist_ok=True)
             file = self._fs.open(where, "wb")
-        with file:
+        try:
             _copy(source, _bounded(file.write))
+            file.close()
+        finally:
+            _forget(file)
 
     def _write_object(self, where: str, source: Readable) -> None:
         file = self._fs.open(where, "wb", autocommit=False, block_size=PART)
@@ -320,8 +321,16 @@ def _hang_up(fs: AbstractFileSystem) -> None:
     client = getattr(fs, "_client", None)
     if client is not None:
         # what it does by itself it gives up after a tenth of a second
-        fs.loop.call_soon_threadsafe(client.close)
+        fs.loop.call_soon_threadsafe(client.abort)
     vars(fs).clear()
+
+
+def _forget(file: Any) -> None:
+    """Close a file whose bytes are safe, or do not matter."""
+    with suppress(Exception):
+        file.close()
+    # what failed now would be tried again by the garbage collector
+    file._closed = True
 
 
 def _copy(source: Readable, write: Callable[[bytes], object]) -> None:
@@ -408,5 +417,5 @@ def _own_words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno and error.errno > 0:
         known, words = os.strerror(error.errno), error.strerror or ""
         return known if words in ("", known) else f"{known}: {words}"
-    name, words = type(error).__name__, str(error).strip()
-    return words or name
+    # some clients show in lines what they did not understand
+    return " ".join(str(error).split()) or type(error).__name__
