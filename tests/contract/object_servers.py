@@ -137,6 +137,8 @@ class S3Bench(NetworkBench):
         self._client = server.client
         for key in self._keys():
             self._client.delete_object(Bucket=BUCKET, Key=key)
+        for upload in self._uploads():
+            self._client.abort_multipart_upload(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])
         self.store = self.connect()
 
     def _keys(self, **arguments: Any) -> list[str]:
@@ -159,9 +161,11 @@ class S3Bench(NetworkBench):
         def connected() -> S3FileSystem:
             login = {"key": USER, "secret": password or PASSWORD}
             usual = {"config_kwargs": S3_CLIENT_SETTINGS, "client_kwargs": {"region_name": REGION}}
-            return S3FileSystem(
-                endpoint_url=f"http://{host}:{port}", session=s3_session(), **{**login, **usual, **options}
-            )
+            place = {"endpoint_url": f"http://{host}:{port}", "session": s3_session()}
+            fs = S3FileSystem(**{**place, **login, **usual, **options})
+            # two attempts show as much as five, with less of a pause
+            fs.retries = 2
+            return fs
 
         return without_pauses(FsspecStore(connected, f"s3://{bucket}"))
 
@@ -197,8 +201,11 @@ class S3Bench(NetworkBench):
 
     def unfinished(self) -> list[str]:
         """Give the keys of the uploads that were begun and neither completed nor taken back."""
-        uploads = self._client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
-        return [upload["Key"] for upload in uploads]
+        return [upload["Key"] for upload in self._uploads()]
+
+    def _uploads(self) -> list[dict[str, Any]]:
+        uploads: list[dict[str, Any]] = self._client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+        return uploads
 
     @contextmanager
     def forbidden(self) -> Iterator[str]:
