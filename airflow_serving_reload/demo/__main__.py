@@ -43,8 +43,9 @@ def main() -> int:
 
 def _run(folder: Path, *, stay: bool, began: float) -> int:
     _say("Training an initial model and starting a store and a model server ...")
-    with ServingHost(folder) as host, Reader(host.probe_url) as reader:
-        before = reader.wait_for_another(None, seconds=RUN_SECONDS)
+    with ServingHost(folder) as host:
+        with Reader(host.probe_url) as reader:
+            before = reader.wait_for_another(None, seconds=RUN_SECONDS)
         _say(f"The server answers: this house costs {before.price:.2f}." if before else "The server does not answer.")
         _say("Starting Airflow: API server, scheduler, dag-processor, triggerer ...")
         with AirflowStack(
@@ -55,7 +56,9 @@ def _run(folder: Path, *, stay: bool, began: float) -> int:
         ) as airflow:
             airflow.client.wait_for_dags(TRAIN, RELOAD)
             _say(f"Airflow is up at {airflow.url} after {time.monotonic() - began:.0f} s. Training a new model ...")
-            report = _deliver(airflow.client, host, reader, before)
+            # Neither earlier nor longer: asking without a pause takes all of the processor that Airflow leaves.
+            with Reader(host.probe_url) as reader:
+                report = _deliver(airflow.client, host, reader, before)
             _say("\n" + _table(report))
             served = report["new model served"] == "yes"
             fine = served and reader.failed == 0 and not reader.mixed()
