@@ -273,11 +273,11 @@ def test_unknown_connection(workplace):
         reload(workplace, conn_id="no_such")
 
 
-@pytest.mark.parametrize("kind", ["ftp", "webhdfs", "hadoop_cli"])
+@pytest.mark.parametrize("kind", ["webhdfs", "hadoop_cli"])
 def test_transports_to_come(workplace, monkeypatch, kind):
     """A connection type without a store is refused with the types that have one."""
     monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps({"conn_type": kind, "host": "127.0.0.1"}))
-    with pytest.raises(Refused, match=rf"'{kind}'.*fs or http"):
+    with pytest.raises(Refused, match=rf"'{kind}'.*fs or ftp or http"):
         reload(workplace, conn_id="other")
 
 

@@ -160,7 +160,7 @@ def test_pauses_grow_with_faults():
 
 async def test_refusal_ends_a_deferred_sensor(workplace, monkeypatch):
     """For a deferred sensor, what a retry cannot mend ends the waiting with the reason."""
-    monkeypatch.setenv("AIRFLOW_CONN_MODEL_STORE", '{"conn_type": "ftp", "host": "127.0.0.1"}')
+    monkeypatch.setenv("AIRFLOW_CONN_MODEL_STORE", '{"conn_type": "mysql", "host": "127.0.0.1"}')
     trigger = DonefileTrigger(**ARGUMENTS)
     trigger.task_instance = SimpleNamespace(task_id="wait")
     async with running(trigger) as next_event:
