@@ -8,7 +8,7 @@ CONSTRAINTS := $(wildcard constraints/python-$(VERSION).txt)
 PADDLE_SERVING_VENV := .venv-paddle-serving
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check paddle-serving format bench constraints screenshots clean
+.PHONY: help setup demo test check paddle-serving hadoop-jars format constraints screenshots clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,8 +25,16 @@ $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 demo: setup ## Train, upload, notice and serve a model through a real Airflow.
 	$(BIN)/python -m airflow_serving_reload.demo
 
-test: setup paddle-serving ## Run the tests.
+test: $(VENV)/.ready-for-tests paddle-serving hadoop-jars ## Run the tests.
 	$(BIN)/pytest --numprocesses 2 --dist loadgroup
+
+$(VENV)/.ready-for-tests: $(VENV)/.ready
+	$(BIN)/pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable . --group test
+	touch $@
+
+# Without Maven the tests with a real HDFS are skipped, and say so.
+hadoop-jars: $(VENV)/.ready-for-tests
+	@! command -v mvn >/dev/null || $(BIN)/python -m tests.contract.hadoop
 
 paddle-serving: $(PADDLE_SERVING_VENV)/.ready
 

@@ -22,7 +22,7 @@ def main() -> None:
         report = Path(temporary, "report.json")
         subprocess.run([*pip, "--upgrade", "pip"], check=True)
         subprocess.run(
-            [*pip, "--dry-run", "--report", str(report), "--editable", ".[demo]", "--group", "dev"],
+            [*pip, "--dry-run", "--report", str(report), "--editable", ".[demo]", "--group", "dev", "--group", "test"],
             check=True,
             cwd=FOLDER.parent,
         )

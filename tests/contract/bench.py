@@ -40,6 +40,7 @@ class Offers:
     :param tells_uploads_apart: whether two uploads in one second never look the same.
     :param forbids: whether there can be a file that the store may not read.
     :param asks_password: whether the server wants one.
+    :param no_names_with: characters that no name on this server can have.
     """
 
     lists: bool
@@ -51,6 +52,11 @@ class Offers:
     lists_hidden: bool = True
     forbids: bool = False
     asks_password: bool = False
+    no_names_with: str = ""
+
+    def allow(self, name: str) -> bool:
+        """Whether a file can have this name."""
+        return not set(name) & set(self.no_names_with)
 
 
 class Bench(ABC):

@@ -55,11 +55,15 @@ class CuttingProxy:
                 # closing alone does not wake up who waits in accept()
                 listener.shutdown(socket.SHUT_RDWR)
                 acceptor.join()
-                for end in self._ends:
-                    with suppress(OSError):
-                        end.shutdown(socket.SHUT_RDWR)
-                for thread in self._threads:
-                    thread.join()
+                self.drop()
+
+    def drop(self) -> None:
+        """End all connections that there are, and wait until they have ended."""
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
 
     def _accept(self, listener: socket.socket) -> None:
         while True:

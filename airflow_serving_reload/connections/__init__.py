@@ -1,0 +1,47 @@
+"""From a connection id to a store, one file per transport: the only place that reads secrets."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+from airflow.sdk import BaseHook
+
+from airflow_serving_reload.delivery.errors import Refused
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from airflow_serving_reload.delivery.stores.base import Store
+
+TYPES = ("fs", "ftp", "http", "hdfs_native", "webhdfs")
+"""Connection types, each with a file of its name here, whose `open_store` opens the store that one leads to."""
+
+
+def open_store(conn_id: str, remote_path: str) -> Store:
+    """Open the store that a connection leads to.
+
+    :param conn_id: Airflow connection; its type decides the transport.
+    :param remote_path: folder in the store; one with a scheme decides the transport instead.
+    :raises Refused: there is no store for this type, or what it needs is not installed.
+    """
+    return _store_of(BaseHook.get_connection(conn_id), remote_path)
+
+
+async def open_store_async(conn_id: str, remote_path: str) -> Store:
+    """Open the store that a connection leads to, from a coroutine."""
+    return _store_of(await BaseHook.aget_connection(conn_id), remote_path)
+
+
+def _store_of(connection: Connection, remote_path: str) -> Store:
+    if "://" in remote_path:
+        from airflow_serving_reload.connections import object_storage
+
+        return object_storage.open_store(connection, remote_path)
+    if connection.conn_type not in TYPES:
+        raise Refused(
+            f"opening the connection {connection.conn_id!r}: its type is {connection.conn_type!r}, for which there is "
+            f"no store; use a connection of type {', '.join(TYPES[:-1])} or {TYPES[-1]}, or a remote_path with a "
+            "scheme, such as s3://"
+        )
+    return cast("Store", import_module(f"{__name__}.{connection.conn_type}").open_store(connection))

@@ -1,0 +1,76 @@
+"""What the connections of several transports have in common: hosts, times and certificates in their settings."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow_serving_reload.delivery.errors import Refused
+from airflow_serving_reload.task import is_true
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseHook, Connection
+
+Hook = TypeVar("Hook", bound="BaseHook")
+
+
+def seconds_of(connection: Connection, name: str, *, default: float) -> float:
+    """Read a time of a connection's extra, in seconds.
+
+    :raises Refused: it is no time.
+    """
+    value = connection.extra_dejson.get(name, default)
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = 0
+    if not 0 < seconds < threading.TIMEOUT_MAX:
+        raise Refused(
+            f"opening the connection {connection.conn_id!r}: {name} in its extra is {value!r}; set a number of seconds"
+        )
+    return seconds
+
+
+def namenodes_of(connection: Connection, port: int | None) -> list[str]:
+    """Give the addresses among which commas stand in the host of a connection.
+
+    :param port: of those that have none of their own where the connection has none either.
+    :raises Refused: there is none.
+    """
+    hosts = [host.strip() for host in (connection.host or "").split(",") if host.strip()]
+    if not hosts:
+        raise Refused(f"opening the connection {connection.conn_id!r}: it has no host; set it to that of the NameNode")
+    port = connection.port or port
+    return [host if port is None or re.search(r":\d+$", host) else f"{host}:{port}" for host in hosts]
+
+
+def verification_of(connection: Connection) -> bool | str:
+    """Read whether to verify certificates: a truth value, as text too, or the file or folder of the authorities."""
+    value: Any = connection.extra_dejson.get("verify", True)
+    if isinstance(value, str) and value.strip().lower() not in ("true", "false"):
+        return value
+    return is_true(value)
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Import what not every installation has.
+
+    :param name: the extra of this package that brings it.
+    :raises Refused: it is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise Refused(
+            f"opening the connection: {error}; install it by `pip install 'airflow-serving-reload[{name}]'`"
+        ) from error
+
+
+def with_connection(hook: Hook, connection: Connection) -> Hook:
+    """Make a hook use a connection that is at hand: in a triggerer it must not be looked up again, and blockingly."""
+    setattr(hook, "get_connection", lambda _conn_id: connection)  # noqa: B010 - it is a class method to mypy
+    return hook

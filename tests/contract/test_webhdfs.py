@@ -1,0 +1,237 @@
+"""The contract over WebHDFS, and what only it can do."""
+
+from __future__ import annotations
+
+import io
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import certifi
+import pytest
+
+from airflow_serving_reload.delivery.errors import NotThereYet, Refused, StoreUnreachable
+from airflow_serving_reload.delivery.stores.webhdfs import WebHdfsSession, WebHdfsStore, insecure_client
+
+from .answers import Answers, answer
+from .bench import PASSWORD, USER, Address, Offers
+from .hadoop import Hdfs, NameNode
+from .hadoop_front import Front
+from .hdfs_bench import HdfsBench
+from .proxy import CuttingProxy, nobody
+from .suite import DONEFILE, LONG_AGO, MODEL, NetworkStoreContract, fault, look, read
+
+
+def open_webhdfs(*addresses: Address, timeout: float = 20, password: str | None = None) -> WebHdfsStore:
+    """Open a store, as somebody whom permissions apply to."""
+    hosts = ["{}:{}".format(*address) for address in addresses]
+    session = WebHdfsSession((USER, password) if password else None, hosts)
+    # the proxies of whoever runs the tests have no business between two ends of one host
+    session.trust_env = False
+    urls = [f"http://{host}" for host in hosts]
+    store = WebHdfsStore(insecure_client(urls, USER, session, (timeout, timeout)), session)
+    store.resume_pauses = (0, 0, 0)
+    return store
+
+
+class WebHdfsBench(HdfsBench):
+    """A store by WebHDFS."""
+
+    def open(self, address: Address) -> WebHdfsStore:
+        """Open a store by an address."""
+        return open_webhdfs(address)
+
+
+@pytest.fixture
+def front(hdfs: Hdfs) -> Iterator[Front]:
+    """Stand before an empty HDFS."""
+    with Front(hdfs).running() as front:
+        yield front
+
+
+@pytest.fixture
+def bench(front: Front) -> WebHdfsBench:
+    """Give a store in an empty HDFS."""
+    return WebHdfsBench(front)
+
+
+class TestWebHdfs(NetworkStoreContract):
+    """The contract over WebHDFS."""
+
+    offers = Offers(
+        lists=True, uploads=True, renames=True, ranges=True, forbids=True, tells_uploads_apart=True, no_names_with=":"
+    )
+
+    @staticmethod
+    def proxy(bench: WebHdfsBench, **arguments: Any) -> CuttingProxy:
+        """Make a proxy that spares the NameNode, and the empty file with which an upload begins."""
+        spared = 2 if "cuts_of_requests" in arguments else 1
+        return CuttingProxy(bench.address, spared=spared, **arguments)
+
+    @pytest.fixture
+    def bench(self, bench: WebHdfsBench) -> WebHdfsBench:
+        """Give a store in an empty HDFS."""
+        return bench
+
+
+def namenode(kind: str, request: pytest.FixtureRequest, stack: ExitStack) -> Address:
+    """Give the address of a NameNode that is of no use."""
+    if kind == "standing by":
+        standby: NameNode = request.getfixturevalue("standby_namenode")
+        return standby.http
+    if kind == "down":
+        return stack.enter_context(nobody())
+    if kind == "silent":
+        return Address(*stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname())
+    busy = answer("503 Service Unavailable", "Content-Length: 0")
+    return stack.enter_context(Answers([busy]).running()).address
+
+
+@pytest.mark.parametrize("kind", ["down", "standing by", "silent", "busy"])
+def test_other_namenode_is_asked(bench: WebHdfsBench, kind: str, request: pytest.FixtureRequest) -> None:
+    """Where the first NameNode is of no use, everything goes through the second."""
+    bench.put("/models/there", b"content")
+    with ExitStack() as stack:
+        first = namenode(kind, request, stack)
+        store = stack.enter_context(open_webhdfs(first, bench.hdfs.namenode.http, timeout=2))
+        assert read(store, "/models/there") == b"content"
+        store.write(DONEFILE, io.BytesIO(b"1"))
+        assert look(store).size == 1
+        assert [entry.name for entry in store.list("/models") or ()] == ["donefile", "there"]
+
+
+@pytest.mark.parametrize("kind", ["down", "standing by", "silent", "busy"])
+def test_no_namenode_is_unreachable(bench: WebHdfsBench, kind: str, request: pytest.FixtureRequest) -> None:
+    """Where no NameNode is of use the store is unreachable and not refused, as during a failover."""
+    with ExitStack() as stack:
+        useless = namenode(kind, request, stack)
+        store = stack.enter_context(open_webhdfs(useless, useless._replace(host="localhost"), timeout=0.5))
+        for operation in (store.stat, store.donefile, store.list):
+            with fault(StoreUnreachable, "", str(useless.port)):
+                operation(MODEL)
+
+
+def test_poll_is_few_requests(bench: WebHdfsBench) -> None:
+    """A look at a donefile that is absent or empty is one request, and at one with content no more than four."""
+    asked: list[str] = []
+    bench.store._session.hooks["response"].append(lambda response, **_options: asked.append(response.url))
+
+    def poll() -> int:
+        asked.clear()
+        bench.store.donefile(DONEFILE)
+        return len(asked)
+
+    assert poll() == 1
+    bench.put(DONEFILE)
+    assert poll() == 1
+    bench.put(DONEFILE, b"1")
+    assert 1 < poll() <= 4
+
+
+def test_every_upload_has_a_tag_of_its_own(bench: WebHdfsBench) -> None:
+    """Two uploads that are alike in content, size and time are told apart, whatever the clocks say."""
+    tags = set()
+    for _ in range(3):
+        bench.put(DONEFILE, b"1", mtime=LONG_AGO)
+        seen = look(bench.store)
+        tags.add(seen.etag)
+        assert seen.mtime_ns == LONG_AGO * 10**9
+    assert len(tags) == 3
+
+
+def test_latest_is_a_name_like_any_other(bench: WebHdfsBench) -> None:
+    """A file that is called `#LATEST` is that file, and not the newest one."""
+    bench.put("/models/newest", b"newest")
+    with fault(NotThereYet, f"asking for {bench.store.describe('/models/#LATEST')}"):
+        bench.store.stat("/models/#LATEST")
+    bench.put("/models/#LATEST", b"latest")
+    bench.put("/models/newest", b"newest")
+    assert read(bench.store, "/models/#LATEST") == b"latest"
+
+
+def test_target_is_never_absent(bench: WebHdfsBench) -> None:
+    """While uploads replace a file, whoever looks at any moment finds one."""
+    bench.put(MODEL, b"0")
+    bench.assert_never_absent(MODEL)
+
+
+def test_gateway_that_cannot_replace_by_renaming(hdfs: Hdfs) -> None:
+    """Through a gateway whose rename does not replace, uploads replace files all the same, and no folder."""
+    with Front(hdfs, forget=b"renameoptions").running() as front:
+        bench = WebHdfsBench(front)
+        for content in (b"1", b"2"):
+            bench.store.write(MODEL, io.BytesIO(content))
+            assert bench.content(MODEL) == content
+        bench.make_folder("/models/folder")
+        with fault(Refused, f"uploading {bench.store.describe('/models/folder')}", "folder"):
+            bench.store.write("/models/folder", io.BytesIO(b"new"))
+        assert bench.names("/models") == ["folder", "model.tar"]
+
+
+def test_folder_that_may_not_be_written_to_is_refused(bench: WebHdfsBench) -> None:
+    """An upload to a folder without the permission to write is refused, and says who may not do what."""
+    bench.make_folder("/models")
+    bench.hdfs.administrator.set_permission("/models", "555")
+    with fault(Refused, f"uploading {bench.store.describe(MODEL)}", f"user={USER}, access=WRITE", "login"):
+        bench.store.write(MODEL, io.BytesIO(bytes(5_000_000)))
+    assert bench.names("/models") == []
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("401 Unauthorized", ["password", "Kerberos"]),
+        ("403 Forbidden", ["password"]),
+        ("404 Not Found", ["not how WebHDFS answers"]),
+        ("400 Bad Request", ["not how WebHDFS answers"]),
+    ],
+)
+@pytest.mark.parametrize("body", [b"", b"<html>no</html>", b"[]", b'{"RemoteException": 1}'])
+def test_server_of_another_kind_is_refused(status: str, words: Sequence[str], body: bytes) -> None:
+    """A fault that is not told in WebHDFS's words is refused, with its status and what to check."""
+    server = Answers([answer(status, f"Content-Length: {len(body)}", body=body)])
+    with (
+        server.running(),
+        open_webhdfs(server.address, password=PASSWORD) as store,
+        fault(Refused, f"asking for {store.describe(MODEL)}", status, *words),
+    ):
+        store.stat(MODEL)
+
+
+@pytest.mark.parametrize("body", [b"<html>hello</html>", b"[]", b"{}", b'{"FileStatus": {}}'])
+def test_answer_of_another_kind_is_refused(body: bytes) -> None:
+    """An answer that is good but not WebHDFS's is refused, and says what to check."""
+    server = Answers([answer("200 OK", f"Content-Length: {len(body)}", body=body)])
+    with server.running(), open_webhdfs(server.address) as store:
+        for operation in (store.stat, store.donefile, store.list):
+            with fault(Refused, "", "not how WebHDFS answers"):
+                operation(MODEL)
+
+
+def test_password_is_for_the_connections_hosts() -> None:
+    """A gateway gets the password, and whoever it redirects to does not."""
+    status = b'{"FileStatus": {"type": "FILE", "length": 5, "modificationTime": 0}}'
+    elsewhere = Answers([answer("200 OK", "Content-Length: 5", body=b"model")])
+    with elsewhere.running():
+        location = "Location: http://{}:{}/data".format(*elsewhere.address)
+        redirection = answer("307 Temporary Redirect", location, "Content-Length: 0")
+        told = answer("200 OK", f"Content-Length: {len(status)}", body=status)
+        gateway = Answers([told, redirection, told])
+        with gateway.running(), open_webhdfs(gateway.address, password=PASSWORD) as store:
+            assert read(store, MODEL) == b"model"
+    assert gateway.asked
+    assert all("Authorization: Basic" in head for head in gateway.asked)
+    assert elsewhere.asked
+    assert not any("Authorization" in head for head in elsewhere.asked)
+
+
+def test_environment_does_not_overrule_the_connection(hdfs: Hdfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The authorities that the connection names count more than those of the environment."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
+    session = WebHdfsSession()
+    session.verify = str(hdfs.authority)
+    url = "https://{}:{}".format(*hdfs.namenode.https)
+    with WebHdfsStore(insecure_client([url], USER, session, (20, 20)), session) as store:
+        store.write(MODEL, io.BytesIO(b"model"))
+        assert read(store, MODEL) == b"model"
