@@ -29,7 +29,7 @@ test: $(VENV)/.ready-for-tests paddle-serving hadoop-jars ## Run the tests.
 	$(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 $(VENV)/.ready-for-tests: $(VENV)/.ready
-	$(BIN)/pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable . --group test
+	$(BIN)/pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[hdfs,hdfs-native,s3,sftp]' --group test
 	touch $@
 
 # Without Maven the tests with a real HDFS are skipped, and say so.

@@ -11,27 +11,28 @@ from airflow_serving_reload.demo.processes import Processes
 
 if TYPE_CHECKING:
     from tests.contract.hadoop import Hdfs, NameNode
+    from tests.contract.object_servers import S3Server, SshServer
 
 
 @pytest.fixture(scope="session")
-def hadoop_processes() -> Iterator[Processes]:
-    """Own the nodes of HDFS, which end with the tests, however those end."""
+def processes() -> Iterator[Processes]:
+    """Own the servers, which end with the tests, however those end."""
     with Processes(unwind_on_signals=False) as owner:
         yield owner
 
 
 @pytest.fixture(scope="session")
-def running_hdfs(hadoop_processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Hdfs:
+def running_hdfs(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Hdfs:
     """Start a real HDFS."""
     from tests.contract.hadoop import Hdfs
 
-    return Hdfs.start(hadoop_processes, tmp_path_factory.mktemp("hdfs"))
+    return Hdfs.start(processes, tmp_path_factory.mktemp("hdfs"))
 
 
 @pytest.fixture(scope="session")
-def standby_namenode(running_hdfs: Hdfs, hadoop_processes: Processes) -> NameNode:
+def standby_namenode(running_hdfs: Hdfs, processes: Processes) -> NameNode:
     """Start a real NameNode that stands by."""
-    return running_hdfs.start_standby(hadoop_processes)
+    return running_hdfs.start_standby(processes)
 
 
 @pytest.fixture
@@ -39,3 +40,21 @@ def hdfs(running_hdfs: Hdfs) -> Hdfs:
     """Give the real HDFS, emptied."""
     running_hdfs.clear()
     return running_hdfs
+
+
+@pytest.fixture(scope="session")
+def s3_server(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Start an S3 server."""
+    from tests.contract.object_servers import S3Server
+
+    with S3Server.running(processes, tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ssh_server(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    """Start an SSH server."""
+    from tests.contract.object_servers import SshServer
+
+    with SshServer.running(processes, tmp_path_factory.mktemp("ssh")) as server:
+        yield server

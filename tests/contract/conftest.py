@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from airflow_serving_reload.demo.processes import Processes
@@ -29,13 +27,6 @@ def _fits(item: pytest.Item) -> bool:
     return offers is None or all(
         getattr(offers, name) == wanted for mark in item.iter_markers("needs") for name, wanted in mark.kwargs.items()
     )
-
-
-@pytest.fixture(scope="session")
-def processes() -> Iterator[Processes]:
-    """Own the servers, which end with the tests, however those end."""
-    with Processes(unwind_on_signals=False) as owner:
-        yield owner
 
 
 @pytest.fixture(scope="session")

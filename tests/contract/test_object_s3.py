@@ -12,7 +12,6 @@ import pytest
 from airflow_serving_reload.delivery.errors import Refused, StoreUnreachable
 from airflow_serving_reload.delivery.stores import fsspec
 from airflow_serving_reload.delivery.streams import CHUNK
-from airflow_serving_reload.demo.processes import Processes
 
 from .answers import Answers, answer
 from .bench import NetworkBench, Offers
@@ -24,17 +23,10 @@ PART = 5 << 20
 """The smallest part of an object that S3 takes."""
 
 
-@pytest.fixture(scope="session")
-def server(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """Start an S3 server."""
-    with S3Server.running(processes, tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
 @pytest.fixture
-def bench(server: S3Server) -> Iterator[S3Bench]:
+def bench(s3_server: S3Server) -> Iterator[S3Bench]:
     """Give a store in an empty bucket."""
-    bench = S3Bench(server)
+    bench = S3Bench(s3_server)
     with bench.store:
         yield bench
 

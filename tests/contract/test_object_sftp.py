@@ -14,7 +14,6 @@ from airflow_serving_reload.delivery.errors import Refused, StoreUnreachable
 from airflow_serving_reload.delivery.stores import fsspec
 from airflow_serving_reload.delivery.stores.base import Entry
 from airflow_serving_reload.delivery.streams import CHUNK
-from airflow_serving_reload.demo.processes import Processes
 
 from .bench import Address, Offers
 from .object_servers import SftpBench, SshServer
@@ -33,17 +32,10 @@ from .suite import (
 )
 
 
-@pytest.fixture(scope="session")
-def server(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
-    """Start an SSH server."""
-    with SshServer.running(processes, tmp_path_factory.mktemp("ssh")) as server:
-        yield server
-
-
 @pytest.fixture
-def bench(server: SshServer, tmp_path: Path) -> Iterator[SftpBench]:
+def bench(ssh_server: SshServer, tmp_path: Path) -> Iterator[SftpBench]:
     """Give a store in an empty folder."""
-    bench = SftpBench(server, tmp_path / "store")
+    bench = SftpBench(ssh_server, tmp_path / "store")
     with bench.store:
         yield bench
 
@@ -60,9 +52,9 @@ class TestSftp(NetworkStoreContract):
 
 
 @pytest.mark.parametrize("doing", OPERATIONS)
-def test_server_with_another_key_is_refused(bench: SftpBench, server: SshServer, doing: str) -> None:
+def test_server_with_another_key_is_refused(bench: SftpBench, ssh_server: SshServer, doing: str) -> None:
     """A server whose key is not the known one is refused before it learns anything."""
-    other = (server.folder / "user_key.pub").read_text()
+    other = (ssh_server.folder / "user_key.pub").read_text()
     with (
         bench.connect(known_hosts=f"* {other}".encode()) as store,
         fault(Refused, f"{doing} {store.describe(DONEFILE)}", "key"),
@@ -71,11 +63,11 @@ def test_server_with_another_key_is_refused(bench: SftpBench, server: SshServer,
 
 
 @pytest.mark.parametrize("doing", ["opening", "listing", "uploading"])
-def test_missing_permission_is_refused(bench: SftpBench, server: SshServer, doing: str) -> None:
+def test_missing_permission_is_refused(bench: SftpBench, ssh_server: SshServer, doing: str) -> None:
     """What the server does not let the login do is refused."""
     bench.put(f"{DONEFILE}/below" if doing == "listing" else DONEFILE, b"old")
     with (
-        bench.connect(server.closed_address) as store,
+        bench.connect(ssh_server.closed_address) as store,
         fault(Refused, f"{doing} {store.describe(DONEFILE)}", "Permission denied"),
     ):
         OPERATIONS[doing](store)

@@ -28,16 +28,18 @@ class Workplace:
     :param store: root of the store.
     :param model: the model that training made.
     :param serving: the server's folder.
+    :param remote_path: where the model goes in the store.
     """
 
     store: Path
     model: Path
     serving: Path
+    remote_path: str = "/models"
 
     @property
     def remote(self) -> dict[str, Any]:
         """The arguments that say where the model is in the store."""
-        return {"conn_id": CONN_ID, "remote_path": "/models", "remote_model_name": "model.tar.gz"}
+        return {"conn_id": CONN_ID, "remote_path": self.remote_path, "remote_model_name": "model.tar.gz"}
 
     @property
     def local(self) -> dict[str, Any]:

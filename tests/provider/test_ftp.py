@@ -10,21 +10,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from airflow.sdk.exceptions import AirflowSensorTimeout, TaskDeferred
-from test_trigger import running
+from airflow.sdk.exceptions import AirflowSensorTimeout
 
 from airflow_serving_reload.connections import open_store
 from airflow_serving_reload.delivery.errors import NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.stores.base import Store
 from airflow_serving_reload.operators import (
-    DownloadModelOperator,
-    PublishModelOperator,
     ReloadModelOperator,
     RollbackModelOperator,
-    TouchTimestampOperator,
-    UnpackModelOperator,
     UploadModelOperator,
-    serving_reload_dag,
 )
 from airflow_serving_reload.sensors import DonefileSensor
 from airflow_serving_reload.triggers import DonefileTrigger
@@ -32,6 +26,8 @@ from tests.contract.bench import PASSWORD, USER
 from tests.contract.certificates import Authority
 from tests.contract.ftp_script import SILENCE, ScriptedFtp
 from tests.contract.ftp_servers import EVERYTHING, PyFtpServer, tls_handler
+
+from .test_trigger import running
 
 IDLE_SECONDS = 0.3
 """After so long without a command the server hangs up: between two looks of everything that waits here."""
@@ -113,50 +109,6 @@ def test_upload_and_one_task(over_ftp, caplog, capsys, donefile_format):
     assert PASSWORD not in caplog.text + shown.out + shown.err + json.dumps(outcome)
 
 
-def test_step_by_step(over_ftp):
-    """The four steps, handing each other paths, bring a model over FTP."""
-    donefile = over_ftp.upload("v1")["donefile"]
-    packed = DownloadModelOperator(
-        task_id="d", **over_ftp.remote, local_path=str(over_ftp.serving), donefile=donefile
-    ).execute({})
-    unpacked = UnpackModelOperator(task_id="u", packed_path=packed, unpacked_filename="trained").execute({})
-    PublishModelOperator(task_id="p", unpacked_path=unpacked, **over_ftp.local).execute({})
-    TouchTimestampOperator(task_id="t", **over_ftp.local).execute({})
-    assert over_ftp.live_weights() == "v1"
-    assert not reload(over_ftp)["changed"]
-
-
-def test_folder_model(over_ftp):
-    """A model that is a folder, with names of every kind, is uploaded and delivered over FTP, without what it lost."""
-    folder = {"remote_model_name": "模型 50%"}
-    for name in ("with space", "hash#mark", "per%cent", "-leading-dash", "中文", ".hidden", "gone in v2"):
-        (over_ftp.model / "below").mkdir(exist_ok=True)
-        (over_ftp.model / "below" / name).write_text(name)
-    over_ftp.upload("v1", **folder)
-    reload(over_ftp, unpacked_filename=None, **folder)
-    assert (over_ftp.serving / "model/below/中文").read_text() == "中文"
-    (over_ftp.model / "below/gone in v2").unlink()
-    uploaded = over_ftp.upload("v2", **folder)
-    assert reload(over_ftp, unpacked_filename=None, **folder)["sha256"] == uploaded["sha256"]
-    expected = sorted(path.relative_to(over_ftp.model) for path in over_ftp.model.rglob("*"))
-    live = over_ftp.serving / "model"
-    found = sorted(path.relative_to(live) for path in live.rglob("*") if path.name != "fluid_time_file")
-    assert found == expected
-
-
-@pytest.mark.parametrize("deferrable", [False, True])
-def test_sensor(over_ftp, deferrable):
-    """The sensor waits while there is no donefile or the known one, and sees the next."""
-    with pytest.raises(TaskDeferred if deferrable else AirflowSensorTimeout):
-        sensor(deferrable=deferrable).execute({})
-    first = over_ftp.upload("v1")["donefile"]
-    assert sensor(deferrable=deferrable).execute({}) == first
-    with pytest.raises(TaskDeferred if deferrable else AirflowSensorTimeout):
-        sensor(deferrable=deferrable, last_seen=first).execute({})
-    second = over_ftp.upload("v2")["donefile"]
-    assert sensor(deferrable=deferrable, last_seen=first).execute({}) == second
-
-
 async def test_trigger(over_ftp, caplog):
     """The trigger sees each version once, though the server hangs up between its looks, and does not complain."""
     trigger = DonefileTrigger(conn_id="model_store", remote_path="/models", poke_interval=2 * IDLE_SECONDS)
@@ -177,15 +129,6 @@ def test_trigger_reads_what_monitor_could(plain, workplace, monkeypatch):
     (workplace.store / "models").mkdir()
     (workplace.store / "models" / "donefile").touch()
     assert sensor(timeout=60, poke_interval=0.1).execute({})["size"] == 0
-
-
-def test_whole_dag(over_ftp):
-    """The task of `serving_reload_dag` delivers over FTP with the seed's options."""
-    over_ftp.upload("v1")
-    dag = serving_reload_dag("over_ftp", unpacked_filename="trained", **over_ftp.remote, **over_ftp.local)
-    [task] = dag.tasks
-    assert task.execute({})["changed"]
-    assert over_ftp.live_weights() == "v1"
 
 
 # the connection

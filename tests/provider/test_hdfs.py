@@ -6,20 +6,16 @@ import io
 import json
 import sys
 import tarfile
-from pathlib import Path
 
 import pytest
 from airflow.sdk.exceptions import AirflowSensorTimeout
 
 from airflow_serving_reload.connections import open_store
+from airflow_serving_reload.delivery import stores
 from airflow_serving_reload.delivery.errors import NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.operators import (
-    DownloadModelOperator,
     ReloadModelOperator,
-    RollbackModelOperator,
-    UnpackModelOperator,
     UploadModelOperator,
-    serving_reload_dag,
 )
 from airflow_serving_reload.sensors import DonefileSensor
 from airflow_serving_reload.triggers import DonefileTrigger
@@ -64,68 +60,6 @@ def sensor(**arguments):
     """Make a sensor that gives up at once."""
     arguments = {"conn_id": "model_store", "remote_path": "/", "poke_interval": 0, "timeout": 0, **arguments}
     return DonefileSensor(task_id="wait", **arguments)
-
-
-def test_whole_way(place):
-    """An uploaded model is noticed and delivered, and a second one too, until it is rolled back."""
-    first = place.upload("v1", **REMOTE)
-    assert sensor().execute({}) == first["donefile"]
-    outcome = reload(place, donefile=first["donefile"])
-    assert outcome["changed"]
-    assert outcome["sha256"] == first["sha256"]
-    assert place.live_weights() == "v1"
-    with pytest.raises(AirflowSensorTimeout):
-        sensor(last_seen=first["donefile"]).execute({})
-    assert not reload(place)["changed"]
-    second = place.upload("v2", **REMOTE)
-    assert sensor(last_seen=first["donefile"]).execute({}) == second["donefile"]
-    assert reload(place)["changed"]
-    assert place.live_weights() == "v2"
-    RollbackModelOperator(task_id="back", **place.local).execute({})
-    assert place.live_weights() == "v1"
-
-
-def test_step_by_step(place):
-    """The steps work one by one."""
-    donefile = place.upload("v1", **REMOTE)["donefile"]
-    where = {"local_path": str(place.serving)}
-    packed = DownloadModelOperator(task_id="d", **REMOTE, **where, donefile=donefile).execute({})
-    unpacked = UnpackModelOperator(task_id="u", packed_path=packed, unpacked_filename="trained").execute({})
-    assert Path(unpacked, "weights").read_text() == "v1"
-
-
-def test_folder_model(place):
-    """A model that is a folder, in a folder with an odd name, loses what its next version does not have."""
-    folder = {"remote_path": "/模型 #1 50%", "remote_model_name": "-house"}
-    (place.model / "gone in v2").write_text("x")
-    place.upload("v1", conn_id="model_store", **folder)
-    reload(place, unpacked_filename=None, **folder)
-    assert (place.serving / "model/gone in v2").exists()
-    (place.model / "gone in v2").unlink()
-    place.upload("v2", conn_id="model_store", **folder)
-    reload(place, unpacked_filename=None, **folder)
-    assert place.live_weights() == "v2"
-    assert not (place.serving / "model/gone in v2").exists()
-
-
-def test_dag(place):
-    """The task of the Dag that takes the place of a `monitor.py` command line delivers."""
-    place.upload("v1", **REMOTE)
-    dag = serving_reload_dag("hdfs", **REMOTE, **place.local, unpacked_filename="trained")
-    assert dag.get_task("reload_model").execute({})["changed"]
-    assert place.live_weights() == "v1"
-
-
-async def test_trigger(place):
-    """The trigger gives an event for each version, waits where there is no donefile, and closes its store."""
-    trigger = DonefileTrigger(conn_id="model_store", remote_path="/", poke_interval=0.05)
-    events = trigger.run()
-    first = place.upload("v1", **REMOTE)["donefile"]
-    assert (await anext(events)).payload == first
-    second = place.upload("v2", **REMOTE)["donefile"]
-    assert (await anext(events)).payload == second
-    await events.aclose()
-    await trigger.cleanup()
 
 
 class SeedProducer:
@@ -223,6 +157,7 @@ def test_missing_package_is_refused(place, connection, monkeypatch):
     """Where the extra is not installed the message says how to install it."""
     package = {"webhdfs": "hdfs", "hdfs_native": "hdfs_native"}[connection["conn_type"]]
     monkeypatch.delitem(sys.modules, f"airflow_serving_reload.delivery.stores.{connection['conn_type']}", False)
+    monkeypatch.delattr(stores, connection["conn_type"], raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     extra = package.replace("_", "-")
     with pytest.raises(Refused, match=rf"airflow-serving-reload\[{extra}\]"):
