@@ -8,7 +8,7 @@ CONSTRAINTS := $(wildcard constraints/python-$(VERSION).txt)
 PADDLE_SERVING_VENV := .venv-paddle-serving
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check paddle-serving hadoop-jars format constraints screenshots clean
+.PHONY: help setup demo test check paddle-serving hadoop-jars faults format constraints screenshots clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ $(PADDLE_SERVING_VENV)/.ready:
 	$(PADDLE_SERVING_VENV)/bin/pip install --quiet --no-deps paddle_serving_server==0.9.0
 	$(PADDLE_SERVING_VENV)/bin/pip install --quiet 'numpy<3' pyyaml pytest 'protobuf<3.21'
 	touch $@
+
+faults: $(VENV)/.ready-for-tests ## Attack the promises by kills and power cuts at every system call (root, strace).
+	$(BIN)/python -m tests.faults
 
 check: setup ## Lint and check types.
 	$(BIN)/ruff check .

@@ -1,0 +1,228 @@
+"""Deliveries and roll-backs killed everywhere: whoever reads meanwhile sees whole models, the next run succeeds."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from airflow_serving_reload.delivery.errors import ReloadRefused
+from airflow_serving_reload.delivery.pipeline import deliver, roll_back
+from airflow_serving_reload.delivery.release import PublishMode
+from tests.delivery.models import AN_HOUR_NS, TIMESTAMP, Host, Training, set_time, version_in
+from tests.delivery.watching import read
+
+from .killing import Watching, copies, killed_at
+
+NOTHING = "nothing"
+MODEL = "m"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A store, and a host, in one folder.
+
+    :param folder: of both.
+    :param mode: how releases are published.
+    :param packed: whether the model is an archive.
+    """
+
+    folder: Path
+    mode: PublishMode = "auto"
+    packed: bool = True
+
+    @property
+    def training(self) -> Training:
+        """What uploads to the store."""
+        return Training(self.folder, "model.tar.gz" if self.packed else "model")
+
+    @property
+    def host(self) -> Host:
+        """The host, which keeps two releases."""
+        return Host(self.folder, publish_mode=self.mode, keep_releases=2)
+
+    def deliver(self, **options: object) -> None:
+        """Deliver what is in the store, by a server's proof."""
+        host = self.host
+        server = host.serve(**options) if host.timestamp.exists() else None
+        filename = MODEL if self.packed else None
+        deliver(self.training.remote, host.local, unpacked_filename=filename, temporary=host.temporary, server=server)
+
+    def upload_and_deliver(self, *versions: str) -> None:
+        """Upload and deliver one version after the other, with a time from which on no touch has to wait."""
+        for version in versions:
+            self.training.upload(version)
+            self.deliver()
+            set_time(self.host.timestamp, ahead_ns=AN_HOUR_NS)
+
+    def live(self) -> str:
+        """Tell the version that is live, which has to be whole; an unfinished timestamp file beside it does no harm."""
+        model = self.host.model
+        if not model.is_dir() or not any(model.iterdir()):
+            return NOTHING
+        version = read(str(model))
+        found = {path.name for path in model.iterdir() if not path.name.startswith((TIMESTAMP, f".{TIMESTAMP}."))}
+        return version if found == {"a", "b", f"only-{version}"} else f"{version}, with {sorted(found)}"
+
+    def debris(self) -> list[str]:
+        """Tell what lies around beside the store, the model, and its releases with their records."""
+        host = self.host
+        releases = host.folder / ".model.releases"
+        kept = {record.release for record in host.releases.history()}
+        known = {".publish.lock", ".deliver.lock", ".in_place.json"} | kept | {f"{name}.json" for name in kept}
+        strays = {path.name for path in releases.iterdir()} - known
+        strays |= {path.name for path in host.folder.iterdir()} - {"model", "tmp", ".model.releases"}
+        strays |= {path.name for path in host.temporary.iterdir()} if host.temporary.exists() else set()
+        strays |= {path.name for path in host.folder.rglob(".*.tmp")}
+        return sorted(strays)
+
+
+def nothing_yet(place: Place) -> None:
+    """Have a model in the store, and none on the host."""
+    place.training.upload("new")
+
+
+def by_hand(place: Place) -> None:
+    """Have an initial model on the host, in a folder."""
+    place.host.start_with("old")
+    place.training.upload("new")
+
+
+def delivered(place: Place) -> None:
+    """Have as many releases on the host as are kept."""
+    place.host.start_with("first")
+    place.upload_and_deliver("older", "old")
+    place.training.upload("new")
+
+
+def deliver_the_new(place: Place) -> None:
+    """Deliver."""
+    place.deliver()
+
+
+def deliver_what_is_refused(place: Place) -> None:
+    """Deliver what the server cannot load, so that the old model is put back."""
+    try:
+        place.deliver(fails={"new": 2})
+    except ReloadRefused:
+        return
+    raise AssertionError("nothing was refused")
+
+
+def roll_the_old_back(place: Place) -> None:
+    """Return to the release before."""
+    roll_back(place.host.local, None, place.host.serve(), "a test")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Something that is killed.
+
+    :param prepare: makes the place ready.
+    :param change: what is killed there.
+    :param before: the version that may be seen until then.
+    :param after: the version that may be seen from then on.
+    :param lasting: the version that stays.
+    """
+
+    prepare: Callable[[Place], None]
+    change: Callable[[Place], None]
+    before: str = "old"
+    after: str = "new"
+    lasting: str = "new"
+    mode: PublishMode = "auto"
+    packed: bool = True
+
+    @property
+    def whole(self) -> frozenset[str]:
+        """The versions that may be seen."""
+        return frozenset({self.before, self.after})
+
+
+SCENARIOS = {
+    "first publication": Scenario(nothing_yet, deliver_the_new, before=NOTHING),
+    "adoption of a folder": Scenario(by_hand, deliver_the_new),
+    "change of the link": Scenario(delivered, deliver_the_new),
+    "a folder model": Scenario(delivered, deliver_the_new, packed=False),
+    "refused and put back": Scenario(delivered, deliver_what_is_refused, lasting="old"),
+    "roll back": Scenario(delivered, roll_the_old_back, after="older", lasting="older"),
+    "first publication in place": Scenario(nothing_yet, deliver_the_new, before=NOTHING, mode="in_place"),
+    "adoption in place": Scenario(by_hand, deliver_the_new, mode="in_place"),
+    "change in place": Scenario(delivered, deliver_the_new, mode="in_place"),
+    "roll back in place": Scenario(delivered, roll_the_old_back, after="older", lasting="older", mode="in_place"),
+}
+
+
+@dataclass
+class Tally:
+    """What came of one scenario.
+
+    :param killed: processes that were killed.
+    :param faults: what should not have been, with the number of the kill.
+    """
+
+    killed: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def attack(name: str, *, step: int = 1, first: int = 1) -> Tally:
+    """Kill a scenario at each point, or at each `step`th from the `first` on, and see what comes of it."""
+    # in memory, where to sync a thousand times takes no time
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as cases:
+        return _attack(SCENARIOS[name], Path(cases), step, first)
+
+
+def _attack(scenario: Scenario, cases: Path, step: int, first: int) -> Tally:
+    prepared = cases / "prepared"
+    prepared.mkdir()
+    scenario.prepare(Place(prepared, scenario.mode, scenario.packed))
+    copy = copies(prepared, cases)
+    tally = Tally()
+    for number in itertools.count(first, step):
+        folder = copy(number)
+        place = Place(folder, scenario.mode, scenario.packed)
+        with Watching(lambda place=place: _look(place)) as watching:  # type: ignore[misc]
+            killed = killed_at(number, lambda place=place: scenario.change(place))  # type: ignore[misc]
+        tally.killed += killed
+        if scenario.mode == "auto" and not watching.seen <= scenario.whole:
+            tally.faults.append(f"{number}: a reader saw {sorted(watching.seen)}")
+        tally.faults += [f"{number}: {fault}" for fault in faults_left(scenario, place, scenario.whole)]
+        shutil.rmtree(folder)
+        if not killed:
+            return tally
+    raise AssertionError
+
+
+def _look(place: Place) -> str:
+    try:
+        return read(str(place.host.folder / "model"))
+    except OSError:
+        return NOTHING
+
+
+def faults_left(scenario: Scenario, place: Place, whole: Collection[str]) -> Iterator[str]:
+    """See what an interrupted process left: first as it is, but in place where the next run mends, then after that run.
+
+    :param whole: the versions of which one has to be live.
+    """
+    try:
+        if scenario.mode == "in_place":
+            with place.host.releases.publishing():
+                pass
+        if (found := place.live()) not in whole:
+            yield f"{found} was live"
+        place.training.upload("next")
+        place.deliver()
+        if place.live() != "next":
+            yield f"{place.live()} is live after the next run"
+        for record in place.host.releases.history():
+            version_in(place.host.releases.path(record))
+        if len(place.host.releases.history()) > place.host.local.keep_releases:
+            yield f"{len(place.host.releases.history())} releases are kept"
+    except Exception as error:  # noqa: BLE001 - whatever the next run raises is what is looked for
+        yield f"the next run raised {error!r}"
+    if debris := place.debris():
+        yield f"left behind: {debris}"

@@ -1,0 +1,35 @@
+"""A part of each campaign: every seventh point, beginning with another one in each scenario."""
+
+from __future__ import annotations
+
+import pytest
+
+from . import kill_campaign, power_campaign
+from .kill_campaign import SCENARIOS
+from .power_campaign import require_loop_devices
+
+STEP = 7
+POINTS = list(enumerate(SCENARIOS))
+
+
+@pytest.fixture
+def _power() -> None:
+    """Run only where the power of a file system can be cut."""
+    require_loop_devices()
+
+
+@pytest.mark.parametrize(("first", "name"), POINTS, ids=SCENARIOS)
+def test_killed(first: int, name: str) -> None:
+    """Whatever is killed wherever, readers see whole models only, and the next run succeeds and cleans up."""
+    tally = kill_campaign.attack(name, step=STEP, first=1 + first % STEP)
+    assert tally.killed > 3
+    assert tally.faults == []
+
+
+@pytest.mark.usefixtures("_power")
+@pytest.mark.parametrize(("first", "name"), POINTS, ids=SCENARIOS)
+def test_power_cut(first: int, name: str) -> None:
+    """Wherever the power fails, a whole model is live afterwards, and a finished change has lasted."""
+    tally = power_campaign.attack(name, step=STEP, first=1 + first % STEP)
+    assert tally.killed > 3
+    assert tally.faults == []
