@@ -327,7 +327,7 @@ def roll_back(local: Local, to: str | None, server: ModelServer | None, why: str
     releases = local.releases()
     with releases.publishing():
         given_up = releases.live()
-        record = releases.find(to) if to else releases.previous()
+        record = releases.find(to) if to else _earlier(releases, server)
         if record is None:
             raise Refused(f"rolling back {releases.model}: no earlier release is left on this host; deliver one")
         mtime_ns = _stamp(releases, record, timestamp.next_after)
@@ -338,6 +338,14 @@ def roll_back(local: Local, to: str | None, server: ModelServer | None, why: str
         _prove(server, releases, record, mtime_ns)
         record = releases.remember(record, confirmed=_now() if server else None, refused=None)
     return Outcome(changed, record, given_up.release if given_up else None)
+
+
+def _earlier(releases: Releases, server: ModelServer | None) -> Record | None:
+    """Give the release before, or the live one again where a roll-back to it was left without its proof: a retry."""
+    last = releases.history()[:2]
+    if server and len(last) > 1 and last[0] == releases.live() and not last[0].confirmed and last[1].withdrawn:
+        return last[0]
+    return releases.previous()
 
 
 def _stamp(releases: Releases, record: Record, choose: Callable[[int | None], int]) -> int:

@@ -658,6 +658,20 @@ def test_a_roll_back_that_the_server_refuses(training: Training, host: Host) -> 
     assert version_in(host.model) == "v0"
 
 
+def test_a_roll_back_that_is_tried_again(training: Training, host: Host) -> None:
+    """A roll-back that was not proved goes, tried again, to the same release, and not to one further back."""
+    for version in ("v1", "v2"):
+        training.upload(version)
+        bring(training, host)
+    with pytest.raises(ReloadRefused, match="does not serve the release"):
+        roll_back(host.local, None, host.serve(silent=frozenset({"v1"})), "why")
+    again = roll_back(host.local, None, host.serve(), "why")
+    assert (again.changed, version_in(host.model)) == (False, "v1")
+    assert again.record.confirmed
+    assert roll_back(host.local, None, host.serve(), "why").changed
+    assert version_in(host.model) == "v0"
+
+
 def test_a_roll_back_in_place_that_is_killed(memory_path: Path) -> None:
     """After a roll-back that was killed while it published in place, the next delivery leaves a whole model."""
 
