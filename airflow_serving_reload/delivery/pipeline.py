@@ -23,7 +23,7 @@ from airflow_serving_reload.delivery.errors import (
 )
 from airflow_serving_reload.delivery.filesystem import remove_tree
 from airflow_serving_reload.delivery.release import PublishMode, Record, Releases
-from airflow_serving_reload.delivery.servers.base import Expected, ModelServer
+from airflow_serving_reload.delivery.servers.base import Expected, Mark, ModelServer
 from airflow_serving_reload.delivery.stores.base import Store, child
 
 log = logging.getLogger(__name__)
@@ -288,11 +288,12 @@ def make_live(
         before = releases.live()
         with watch.stage("publish"):
             mtime_ns = _stamp(releases, record, timestamp.next_after)
+            mark = _mark(server)
             record = releases.publish(record, local.publish_mode)
             before = before or releases.previous()
         try:
             with watch.stage("confirm"):
-                _prove(server, releases, record, mtime_ns)
+                _prove(server, releases, record, mtime_ns, mark)
         except DeliveryError as fault:
             releases.remember(record, refused=str(fault))
             with watch.stage("roll back"):
@@ -331,11 +332,12 @@ def roll_back(local: Local, to: str | None, server: ModelServer | None, why: str
         if record is None:
             raise Refused(f"rolling back {releases.model}: no earlier release is left on this host; deliver one")
         mtime_ns = _stamp(releases, record, timestamp.next_after)
+        mark = _mark(server)
         record = releases.publish(releases.remember(record, withdrawn=None), local.publish_mode)
         changed = given_up is None or given_up.release != record.release
         if given_up and changed:
             releases.remember(given_up, withdrawn=why)
-        _prove(server, releases, record, mtime_ns)
+        _prove(server, releases, record, mtime_ns, mark)
         record = releases.remember(record, confirmed=_now() if server else None, refused=None)
     return Outcome(changed, record, given_up.release if given_up else None)
 
@@ -355,22 +357,28 @@ def _stamp(releases: Releases, record: Record, choose: Callable[[int | None], in
     return mtime_ns
 
 
-def _prove(server: ModelServer | None, releases: Releases, record: Record, mtime_ns: int) -> None:
+def _mark(server: ModelServer | None) -> Mark:
+    """Note where the server stands, before it is given something: it may have done all of it in the next instant."""
+    return server.mark() if server else {}
+
+
+def _prove(server: ModelServer | None, releases: Releases, record: Record, mtime_ns: int, mark: Mark) -> None:
     """Ask for the reload and wait for the proof; once more with a new touch, since no server tries twice itself."""
     if server is None:
         return
     try:
-        evidence = _ask(server, record, mtime_ns)
+        evidence = _ask(server, Expected(record.release, mtime_ns), mark)
     except ReloadRefused as refusal:
         log.warning("%s; touching %s once more", refusal, releases.timestamp_file)
-        evidence = _ask(server, record, timestamp.touch(releases.timestamp_file))
+        mark = server.mark()
+        mtime_ns = timestamp.touch(releases.timestamp_file)
+        evidence = _ask(server, Expected(record.release, mtime_ns), mark)
     log.info("confirmed %s: %s", record.release, evidence)
 
 
-def _ask(server: ModelServer, record: Record, mtime_ns: int) -> str:
-    mark = server.mark()
+def _ask(server: ModelServer, expected: Expected, mark: Mark) -> str:
     server.ask()
-    return server.confirm(Expected(record.release, mtime_ns), mark)
+    return server.confirm(expected, mark)
 
 
 def _return_to(
@@ -382,9 +390,10 @@ def _return_to(
     if before is None:
         return "there is no earlier release to roll back to"
     mtime_ns = _stamp(releases, before, timestamp.next_after)
+    mark = _mark(server)
     before = releases.publish(before, local.publish_mode)
     try:
-        _prove(server, releases, before, mtime_ns)
+        _prove(server, releases, before, mtime_ns, mark)
     except DeliveryError as again:
         return f"rolled back to {before.release}, which is not confirmed either: {again}"
     releases.remember(before, confirmed=_now())

@@ -28,6 +28,7 @@ from airflow_serving_reload.delivery.errors import (
     StoreUnreachable,
 )
 from airflow_serving_reload.delivery.pipeline import Outcome, deliver, make_live, publish_only, roll_back
+from airflow_serving_reload.delivery.release import Record, Releases
 from airflow_serving_reload.delivery.servers.base import Expected, Look
 from airflow_serving_reload.delivery.stores.base import FileFacts, Opened, RemoteFile
 from airflow_serving_reload.delivery.stores.fs import FileSystemStore
@@ -605,6 +606,24 @@ def test_rolling_back(training: Training, host: Host) -> None:
     training.upload("v3")
     assert bring(training, host, server=server).changed
     assert version_in(host.model) == "v3"
+
+
+def test_a_server_that_reloads_in_the_very_instant(
+    training: Training, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the server says right behind the rename, before anything else is done, counts as the proof that it is."""
+    server, publish = host.serve(), Releases.publish
+
+    def publish_and_load(self: Releases, *arguments: Any) -> Record:
+        record = publish(self, *arguments)
+        server.ask()
+        return record
+
+    monkeypatch.setattr(Releases, "publish", publish_and_load)
+    training.upload("v1")
+    assert bring(training, host, server=server).record.confirmed
+    assert roll_back(host.local, None, server, "why").record.confirmed
+    assert [version for version, _ in server.loads] == ["v1", "v0"]
 
 
 def test_rolling_back_to_a_name(training: Training, host: Host) -> None:

@@ -8,11 +8,15 @@ from collections.abc import Callable
 
 from . import kill_campaign, power_campaign
 from .kill_campaign import SCENARIOS, Tally
+from .soak import soak
 
 CAMPAIGNS: dict[str, Callable[[str], Tally]] = {
     "Killed by SIGKILL": kill_campaign.attack,
     "Power cut": power_campaign.attack,
 }
+
+DELIVERIES = 500
+"""Of the soak."""
 
 
 def main() -> int:
@@ -26,6 +30,10 @@ def main() -> int:
             tally = attack(name)
             print(f"| {name} | {tally.killed} | {len(tally.faults)} |", flush=True)
             faults += [f"{campaign}, {name}, {fault}" for fault in tally.faults]
+    soaked = soak(DELIVERIES)
+    print(f"\n{soaked.table()}", flush=True)
+    if (soaked.served, soaked.failed, soaked.mixed) != (DELIVERIES, [], 0):
+        faults.append(f"soak: {soaked}")
     print("", *faults, sep="\n")
     return bool(faults)
 

@@ -7,6 +7,7 @@ import pytest
 from . import kill_campaign, power_campaign
 from .kill_campaign import SCENARIOS
 from .power_campaign import require_loop_devices
+from .soak import soak
 
 STEP = 7
 POINTS = list(enumerate(SCENARIOS))
@@ -33,3 +34,15 @@ def test_power_cut(first: int, name: str) -> None:
     tally = power_campaign.attack(name, step=STEP, first=1 + first % STEP)
     assert tally.killed > 3
     assert tally.faults == []
+
+
+@pytest.mark.system
+def test_soak() -> None:
+    """Delivery after delivery is proved and no request fails, and nothing grows but what is kept."""
+    soaked = soak(12)
+    assert (soaked.served, soaked.failed, soaked.mixed) == (12, [], 0)
+    assert soaked.models_seen > 12
+    assert soaked.warm
+    assert soaked.end
+    assert soaked.end.open_files <= soaked.warm.open_files
+    assert soaked.end.disk_kib < 2 * soaked.warm.disk_kib

@@ -60,7 +60,7 @@ class ModelServer(ABC):
 
     @abstractmethod
     def mark(self) -> Mark:
-        """Note where the server stands, right after it was given something to reload."""
+        """Note where the server stands, right before it is given something to reload."""
 
     @abstractmethod
     def mark_since(self, seconds: float) -> Mark:
