@@ -540,7 +540,7 @@ def test_killed_between_publication_and_proof(training: Training, host: Host, mo
         pass
 
     class Deadly(Server):
-        def mark(self) -> Any:
+        def ask(self) -> None:
             raise Killed
 
     training.upload("v1")
