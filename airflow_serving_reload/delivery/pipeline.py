@@ -124,20 +124,33 @@ class Outcome:
         }
 
 
+def _ignore(*_told: object) -> None:
+    """Tell nobody."""
+
+
 @dataclass
 class Stopwatch:
-    """The seconds that each stage took."""
+    """The seconds that each stage took.
 
+    :param began: told the name of each stage that begins.
+    :param ended: told the name of each stage that has ended, well or not, and its seconds.
+    """
+
+    began: Callable[[str], None] = _ignore
+    ended: Callable[[str, float], None] = _ignore
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time what happens in the `with` block."""
+        self.began(name)
         began = time.monotonic()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+            took = time.monotonic() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + took
+            self.ended(name, took)
 
 
 def deliver(
@@ -150,6 +163,7 @@ def deliver(
     force: bool = False,
     limits: archive.Limits = archive.DEFAULT_LIMITS,
     run: Mapping[str, Any] | None = None,
+    watch: Stopwatch | None = None,
 ) -> Outcome:
     """Make the model of the store's donefile the live one, unless it is.
 
@@ -159,9 +173,10 @@ def deliver(
     :param force: fetch and publish even what is live or was given up.
     :param limits: bounds on what an archive may unpack to.
     :param run: who delivers, for the record.
+    :param watch: times the stages; None for one of its own.
     :raises DeliveryError: something went wrong; what was live is live.
     """
-    watch = Stopwatch()
+    watch = watch or Stopwatch()
     releases = local.releases()
     with releases.delivering():
         with watch.stage("look"):
@@ -315,31 +330,37 @@ def publish_only(releases: Releases, record: Record, local: Local) -> Outcome:
     return Outcome(True, record, before.release if before else None)
 
 
-def roll_back(local: Local, to: str | None, server: ModelServer | None, why: str) -> Outcome:
+def roll_back(
+    local: Local, to: str | None, server: ModelServer | None, why: str, watch: Stopwatch | None = None
+) -> Outcome:
     """Make an earlier release the live one again, and prove that the server serves it.
 
     The release that was live is given up: its donefile version is not delivered again unless forced.
 
     :param to: name of the release; None for the one that was live before.
     :param why: remembered with the release that is given up.
+    :param watch: times the stages; None for one of its own.
     :raises Refused: there is no such release.
     :raises ReloadRefused: the server does not serve it; it stays the live one.
     """
+    watch = watch or Stopwatch()
     releases = local.releases()
     with releases.publishing():
         given_up = releases.live()
         record = releases.find(to) if to else _earlier(releases, server)
         if record is None:
             raise Refused(f"rolling back {releases.model}: no earlier release is left on this host; deliver one")
-        mtime_ns = _stamp(releases, record, timestamp.next_after)
-        mark = _mark(server)
-        record = releases.publish(releases.remember(record, withdrawn=None), local.publish_mode)
-        changed = given_up is None or given_up.release != record.release
-        if given_up and changed:
-            releases.remember(given_up, withdrawn=why)
-        _prove(server, releases, record, mtime_ns, mark)
+        with watch.stage("publish"):
+            mtime_ns = _stamp(releases, record, timestamp.next_after)
+            mark = _mark(server)
+            record = releases.publish(releases.remember(record, withdrawn=None), local.publish_mode)
+            changed = given_up is None or given_up.release != record.release
+            if given_up and changed:
+                releases.remember(given_up, withdrawn=why)
+        with watch.stage("confirm"):
+            _prove(server, releases, record, mtime_ns, mark)
         record = releases.remember(record, confirmed=_now() if server else None, refused=None)
-    return Outcome(changed, record, given_up.release if given_up else None)
+    return Outcome(changed, record, given_up.release if given_up else None, watch.seconds)
 
 
 def _earlier(releases: Releases, server: ModelServer | None) -> Record | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import queue
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
@@ -14,8 +16,15 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-CHUNK = 1 << 20
+log = logging.getLogger(__name__)
+
+MIB = 1 << 20
+
+CHUNK = MIB
 """Bytes moved at a time."""
+
+PACE_SECONDS = 10.0
+"""Seconds between two lines of the log about one transfer."""
 
 
 class Readable(Protocol):
@@ -47,17 +56,47 @@ class Counting:
             pass
 
 
-class Digesting(Counting):
-    """A stream that counts and digests its bytes."""
+class Progress:
+    """Tells the log how far a transfer is, at a bounded pace.
 
-    def __init__(self, source: Readable) -> None:
+    :param doing: begins each line.
+    :param total: bytes that will come; None if nobody knows.
+    """
+
+    def __init__(self, doing: str, total: int | None = None) -> None:
+        self._doing = doing
+        self._total = total
+        self._count = 0
+        self._began = self._told = time.monotonic()
+
+    def add(self, count: int) -> None:
+        """Note that some bytes more have come."""
+        self._count += count
+        now = time.monotonic()
+        if now - self._told < PACE_SECONDS:
+            return
+        self._told = now
+        share = f" of {self._total / MIB:,.1f} MiB ({self._count / self._total:.0%})" if self._total else " MiB"
+        rate = self._count / MIB / (now - self._began)
+        log.info("%s: %s%s, %.1f MiB/s", self._doing, f"{self._count / MIB:,.1f}", share, rate)
+
+
+class Digesting(Counting):
+    """A stream that counts and digests its bytes.
+
+    :param progress: told of them.
+    """
+
+    def __init__(self, source: Readable, progress: Progress) -> None:
         super().__init__(source)
         self._sha256 = hashlib.sha256()
+        self._progress = progress
 
     def read(self, size: int = -1, /) -> bytes:
         """Give up to `size` bytes of the source."""
         data = super().read(size)
         self._sha256.update(data)
+        self._progress.add(len(data))
         return data
 
     def sha256(self) -> str:

@@ -18,7 +18,7 @@ from typing import BinaryIO, TypeVar
 
 from airflow_serving_reload.delivery.errors import PublicationFailed, Refused
 from airflow_serving_reload.delivery.stores.base import Store, child
-from airflow_serving_reload.delivery.streams import CHUNK, Digesting, Readable
+from airflow_serving_reload.delivery.streams import CHUNK, Digesting, Progress, Readable
 
 Result = TypeVar("Result")
 
@@ -32,22 +32,26 @@ class Moved:
     files: int = 1
 
 
-def receive(store: Store, path: str, consume: Callable[[Readable], Result]) -> tuple[Moved, Result]:
+def receive(
+    store: Store, path: str, consume: Callable[[Readable], Result], progress: Progress | None = None
+) -> tuple[Moved, Result]:
     """Read a file of the store to its proven end.
 
     :param consume: given the bytes; what it leaves is read too.
+    :param progress: told of the bytes; None for one of this file alone.
     :return: what was moved, and what `consume` returned.
     """
     with store.open(path) as file:
-        source = Digesting(file)
+        source = Digesting(file, progress or Progress(f"fetching {store.describe(path)}", file.facts.size))
         result = consume(source)
         source.drain()
     return Moved(source.count, source.sha256()), result
 
 
-def receive_file(store: Store, path: str, target: Path) -> Moved:
+def receive_file(store: Store, path: str, target: Path, progress: Progress | None = None) -> Moved:
     """Bring a file over; it appears under its name only when it is whole.
 
+    :param progress: told of the bytes; None for one of this file alone.
     :raises PublicationFailed: the host could not write it.
     """
 
@@ -59,7 +63,7 @@ def receive_file(store: Store, path: str, target: Path) -> Moved:
 
     partial = target.with_name(f"{target.name}.part")
     try:
-        moved, _ = receive(store, path, save)
+        moved, _ = receive(store, path, save, progress)
         with _saving(target):
             partial.replace(target)
     finally:
@@ -87,13 +91,20 @@ def receive_folder(store: Store, path: str, target: Path) -> Moved:
             f"fetching {store.describe(path)}: it is a file; set unpacked_filename to the folder inside it "
             "('.' for its top) if it is an archive, or name a folder"
         )
-    moved = {name: receive_file(store, child(path, name), target / name) for name in store.walk(path)}
+    progress = Progress(f"fetching {store.describe(path)}")
+    moved = {name: receive_file(store, child(path, name), target / name, progress) for name in store.walk(path)}
     return _together(moved.items())
 
 
-def send(store: Store, path: str, source: Readable) -> Moved:
-    """Upload a file."""
-    digesting = Digesting(source)
+def send(
+    store: Store, path: str, source: Readable, *, total: int | None = None, progress: Progress | None = None
+) -> Moved:
+    """Upload a file.
+
+    :param total: its length in bytes, if it is known.
+    :param progress: told of the bytes; None for one of this file alone.
+    """
+    digesting = Digesting(source, progress or Progress(f"uploading {store.describe(path)}", total))
     store.write(path, digesting)
     return Moved(digesting.count, digesting.sha256())
 
@@ -104,6 +115,7 @@ def send_folder(store: Store, path: str, source: Path) -> Moved:
     :raises Refused: a file in it cannot be read, or a link leads to a folder.
     """
     moved = {}
+    progress = Progress(f"uploading {store.describe(path)}")
     for parent, folders, files in os.walk(source):
         folders.sort()
         for local in (Path(parent, name) for name in folders):
@@ -112,7 +124,7 @@ def send_folder(store: Store, path: str, source: Path) -> Moved:
         for local in (Path(parent, name) for name in sorted(files)):
             relative = local.relative_to(source).as_posix()
             with _opened(local) as file:
-                moved[relative] = send(store, child(path, relative), file)
+                moved[relative] = send(store, child(path, relative), file, progress=progress)
     for relative in set(store.walk(path)) - set(moved):
         store.remove(child(path, relative))
     return _together(moved.items())

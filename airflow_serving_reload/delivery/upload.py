@@ -84,7 +84,7 @@ def upload(
 def _send_model(store: Store, path: str, source: Path) -> transfer.Moved:
     if source.is_file():
         with source.open("rb") as file:
-            return transfer.send(store, path, file)
+            return transfer.send(store, path, file, total=source.stat().st_size)
     if not source.is_dir():
         raise Refused(f"uploading {source}: there is no such file or folder on this host; check local_model_path")
     if not archive.is_archive_name(path):

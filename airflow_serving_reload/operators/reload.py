@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_serving_reload.operators.base import DeliveryOperator, unpacking_limits
+from airflow_serving_reload.operators.base import DeliveryOperator, grouping_stopwatch, unpacking_limits
 from airflow_serving_reload.task import donefile_version, emit_nothing, is_true, remember_live, run_of, with_asset
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class ReloadModelOperator(DeliveryOperator):
                 force=is_true(self.force),
                 limits=unpacking_limits(),
                 run=run_of(context),
+                watch=grouping_stopwatch(),
             ).to_dict()
         remember_live(context, self.model_asset, {name: outcome[name] for name in ("donefile", "release", "sha256")})
         if not outcome["changed"]:
@@ -166,4 +167,4 @@ class RollbackModelOperator(DeliveryOperator):
         wanted = None if self.release in (None, "", "None") else self.release
         why = "rolled back by " + ("/".join(run_of(context).values()) or "hand")
         local = Local(Path(self.local_path), self.local_model_name, self.local_timestamp_file)
-        return roll_back(local, wanted, self.server, why).to_dict()
+        return roll_back(local, wanted, self.server, why, grouping_stopwatch()).to_dict()

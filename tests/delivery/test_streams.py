@@ -9,19 +9,41 @@ from typing import BinaryIO
 
 import pytest
 
-from airflow_serving_reload.delivery.streams import CHUNK, Counting, Digesting, pull_from, read_ahead
+from airflow_serving_reload.delivery import streams
+from airflow_serving_reload.delivery.streams import CHUNK, MIB, Counting, Digesting, Progress, pull_from, read_ahead
 
 DATA = bytes(range(256)) * 20_000
 
 
 def test_counting_and_digesting() -> None:
     """What passed is counted and digested, however it was read."""
-    source = Digesting(io.BytesIO(DATA))
+    source = Digesting(io.BytesIO(DATA), Progress("testing"))
     assert source.read(0) == b""
     assert source.read(7) + source.read(CHUNK) == DATA[: 7 + CHUNK]
     source.drain()
     assert (source.count, source.sha256()) == (len(DATA), hashlib.sha256(DATA).hexdigest())
     assert source.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("total", "expected"),
+    [(4 * MIB, "doing: 3.0 of 4.0 MiB (75%), 0.2 MiB/s"), (None, "doing: 3.0 MiB, 0.2 MiB/s")],
+)
+def test_progress_is_told_at_a_bounded_pace(
+    total: int | None, expected: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many bytes come, the log says once in ten seconds how many, what share, and how fast."""
+    caplog.set_level("INFO", logger=streams.__name__)
+    now = 100.0
+    monkeypatch.setattr(streams.time, "monotonic", lambda: now)
+    progress = Progress("doing", total)
+    for _ in range(3):
+        progress.add(MIB)
+        assert caplog.messages == []
+        now += 4
+    progress.add(0)
+    progress.add(0)
+    assert caplog.messages == [expected]
 
 
 def test_draining_reads_to_the_end() -> None:

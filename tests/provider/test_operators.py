@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import pytest
 from airflow.sdk import Asset, RetryAction
@@ -265,6 +266,19 @@ def test_asset_is_an_outlet():
     live = Asset("live")
     operator = TouchTimestampOperator(task_id="t", local_path="p", local_model_name="m", model_asset=live)
     assert operator.outlets == [live]
+
+
+def test_log_is_grouped_by_stages(workplace, engine_log):
+    """Airflow's page can fold the log by the stages of a delivery, each with its seconds, and of a roll-back."""
+    workplace.upload("v1")
+    reload(workplace)
+    stages = [message.removeprefix("::group::") for message in engine_log.messages if message.startswith("::group::")]
+    assert stages == ["Look", "Fetch", "Stage", "Publish", "Confirm"]
+    assert engine_log.messages.count("::endgroup::") == len(stages)
+    assert any(re.fullmatch(r"fetch: \d+\.\d\d s", message) for message in engine_log.messages)
+    engine_log.clear()
+    RollbackModelOperator(task_id="back", **workplace.local).execute({})
+    assert next(message for message in engine_log.messages if "group" in message) == "::group::Publish"
 
 
 def test_unknown_connection(workplace):
