@@ -211,7 +211,7 @@ class Running:
         if own := [line.lstrip("-") for line in lines if line.lstrip("-").startswith(f"{self._command}: ")]:
             return ClientRefused(" ".join(own))
         words = f"{' '.join(lines[-2:]) or 'nothing'} (exit status {status})"
-        killed = status >= BY_SIGNAL or "insufficient memory" in words
+        killed = status < 0 or status >= BY_SIGNAL or "insufficient memory" in words
         return ClientFailed(words) if killed else ClientBroken(words)
 
     def _said(self) -> str:
