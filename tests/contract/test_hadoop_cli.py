@@ -20,13 +20,14 @@ import pytest
 from airflow_serving_reload.delivery.errors import Refused, StoreUnreachable
 from airflow_serving_reload.delivery.stores.hadoop_cli import HadoopCliStore
 from airflow_serving_reload.delivery.stores.hadoop_client import ClientFailed, ClientOverdue, HadoopClient
+from airflow_serving_reload.delivery.streams import CHUNK
 
 from .bench import PASSWORD, USER, Address, Offers
 from .hadoop import Hdfs
 from .hadoop_front import Front
 from .hdfs_bench import HdfsBench, ReadThroughContract
 from .proxy import CuttingProxy
-from .suite import DONEFILE, LONG_AGO, MODEL, fault, wait_until
+from .suite import DONEFILE, LONG_AGO, MODEL, NAMES, fault, random_bytes, read, wait_until
 
 IMPATIENT = {"ipc.client.connect.max.retries": "0", "dfs.client.retry.window.base": "10"}
 """Settings by which the client itself does not try for many seconds what will not do."""
@@ -66,18 +67,16 @@ def bench(hdfs: Hdfs, hadoop_program: Path) -> Iterator[HadoopCliBench]:
             yield bench
 
 
+OFFERS = Offers(
+    lists=True, uploads=True, renames=True, ranges=True, forbids=True, tells_uploads_apart=True, no_names_with=":\\"
+)
+
+
 class TestHadoopCli(ReadThroughContract):
     """The contract over the Hadoop client."""
 
-    offers = Offers(
-        lists=True,
-        uploads=True,
-        renames=True,
-        ranges=True,
-        forbids=True,
-        tells_uploads_apart=True,
-        no_names_with=":\\",
-    )
+    offers = OFFERS
+    uploads_at_once = 2
 
     @pytest.fixture
     def bench(self, bench: HadoopCliBench) -> HadoopCliBench:
@@ -88,6 +87,22 @@ class TestHadoopCli(ReadThroughContract):
     def proxy(bench: HadoopCliBench, **arguments: Any) -> CuttingProxy:
         """Make a proxy that cuts connections which carry files."""
         return bench.proxy(**arguments)
+
+    # a name costs seconds here, and `test_odd_names_are_listed` reads each that there can be
+    @pytest.mark.parametrize("name", [name for name in NAMES if not OFFERS.allow(name)])
+    def test_odd_name_is_read(self, bench: HadoopCliBench, name: str) -> None:
+        """A name that there cannot be is absent, or refused."""
+        super().test_odd_name_is_read(bench, name)
+
+    @pytest.mark.parametrize("reset", [False, True], ids=["ended", "reset"])
+    def test_broken_transfer_goes_on(self, bench: HadoopCliBench, *, reset: bool) -> None:
+        """A transfer that breaks off in the middle goes on, and the file is whole all the same."""
+        content = random_bytes(2 * CHUNK)
+        bench.put(MODEL, content, mtime=LONG_AGO)
+        proxy = self.proxy(bench, cuts=[CHUNK, 1000], reset=reset)
+        with proxy.running(), bench.connect(proxy.address) as store:
+            assert read(store, MODEL) == content
+        assert len(proxy.answered) >= 3
 
 
 def write_program(path: Path, *lines: str) -> Path:
@@ -182,7 +197,7 @@ HadoopCliStore(HadoopClient(sys.argv[1], sys.argv[2], sys.argv[3])).write(sys.ar
 """
 
 
-def test_upload_of_a_task_that_is_killed_leaves_nothing(bench: HadoopCliBench, hadoop_program: Path) -> None:
+def test_upload_of_a_task_that_is_killed_never_appears(bench: HadoopCliBench, hadoop_program: Path) -> None:
     """When the task is killed in the middle of an upload the client ends too, and half a file never appears."""
     bench.make_folder("/models")
     arguments = [str(hadoop_program), bench.hdfs.url, USER, MODEL]
@@ -195,7 +210,9 @@ def test_upload_of_a_task_that_is_killed_leaves_nothing(bench: HadoopCliBench, h
         wait_until(lambda: bench.names("/models") == ["model.tar._COPYING_"], "a file that is not whole")
         task.kill()
         wait_until(lambda: has_ended(guard), "the end of the client's guard")
-    wait_until(lambda: bench.names("/models") == [], "nothing left behind")
+    assert bench.store.list("/models") == []
+    bench.store.write(MODEL, io.BytesIO(b"model"))
+    assert bench.names("/models") == ["model.tar"]
 
 
 def test_guard_that_is_killed_leaves_nobody(hanging: Path) -> None:
@@ -299,7 +316,7 @@ def test_secret_is_in_no_command_line(bench: HadoopCliBench, caplog: pytest.LogC
 def test_secret_and_options_reach_the_client(tmp_path: Path) -> None:
     """The client is given the password, the file system under its old name and its new one, and the options."""
     program = write_program(tmp_path / "hadoop", f'cat "$3" > {tmp_path}/given', "exit 1")
-    client = HadoopClient(str(program), "afs://models:9902", "trainer,<secret>&", {"dfs.replication": "2"})
+    client = HadoopClient(str(program), "afs://models:9902", "trainer,<p&s>", {"dfs.replication": "2"})
     with pytest.raises(ClientFailed), client.running("-stat", "/") as running:
         running.read()
     given = {entry.findtext("name"): entry.findtext("value") for entry in ET.parse(tmp_path / "given").getroot()}
@@ -307,9 +324,9 @@ def test_secret_and_options_reach_the_client(tmp_path: Path) -> None:
         "dfs.replication": "2",
         "fs.default.name": "afs://models:9902",
         "fs.defaultFS": "afs://models:9902",
-        "hadoop.job.ugi": "trainer,<secret>&",
+        "hadoop.job.ugi": "trainer,<p&s>",
     }
-    assert "secret" not in repr(client)
+    assert "p&s" not in repr(client)
 
 
 def test_secret_in_the_clients_words_is_hidden(tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ class HadoopCliStore(Store):
                 while piece := running.read(CHUNK):
                     pieces.append(piece)
         except ClientRefused as refused:
+            # of one that is a file the client says that it is no folder
             if not re.search(f"{ABSENT}|is not a directory", str(refused)):
                 raise
         return KIND_AND_NAME_OF_ONE.findall(b"".join(pieces).decode("utf-8", "replace"))
@@ -224,15 +225,19 @@ def _literally(path: str) -> str:
 
 FAULTS: Sequence[tuple[str, type[DeliveryError], str]] = (
     (ABSENT, NotThereYet, "check the path if it should be there"),
-    (r"denied|not allowed|[Aa]uthenticat|GSS initiate", Refused, "check fs_ugi, and what this user may do there"),
     (
-        r"director|File exists|Relative path|[Ii]llegal|[Ii]nvalid|Wrong FS|No FileSystem",
+        r"Permission denied|Access denied|AccessControlException|[Aa]uthentication|cannot authenticate|GSS initiate",
+        Refused,
+        "check fs_ugi, and what this user may do there",
+    ),
+    (
+        r"[Ii]s (not )?a directory|File exists|Relative path|not a valid DFS|Illegal char|Wrong FS|No FileSystem for",
         Refused,
         "check the path and fs_name",
     ),
-    (r"quota", Refused, "remove what is not needed there, or have the quota raised"),
+    (r"[Qq]uota", Refused, "remove what is not needed there, or have the quota raised"),
 )
-"""What the client's words mean, in which it does not tell the exceptions of the file system."""
+"""What the client's words mean; it keeps most exceptions of the file system to itself."""
 
 
 def _as_fault(doing: str, failed: ClientFailed) -> DeliveryError:
@@ -243,7 +248,9 @@ def _as_fault(doing: str, failed: ClientFailed) -> DeliveryError:
             "installed where JAVA_HOME says"
         )
     said = f"{doing}: the Hadoop client says {words}"
+    # what stands in quotes is a path, and may have any word in it
+    telling = re.sub(r"`.*?'", "", words)
     for pattern, fault, advice in FAULTS:
-        if re.search(pattern, words):
+        if re.search(pattern, telling):
             return fault(f"{said}; {advice}")
     return StoreUnreachable(f"{said}; check fs_name and whether the file system runs, and try again")

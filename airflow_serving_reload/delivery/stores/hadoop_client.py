@@ -189,10 +189,10 @@ class Running:
             raise self._failed(status)
 
     def end(self) -> None:
-        """End the client with all its children, if it has not ended."""
+        """Kill the client with all its children, if it has not ended."""
         self._lifeline.close()
         if self._process.wait() < 0:
-            # the guard was killed, by itself or by somebody else who may have left the others alone
+            # the guard was killed: by itself, or by somebody who left the others alone
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Runs a Hadoop client, and ends it with all its children once whoever started it lets go of it or is gone.
+"""Runs a Hadoop client, and kills it with all its children once whoever started it lets go of it or is gone.
 
 A program of its own, that `hadoop_client.py` starts as the leader of a process group.
 """
@@ -9,11 +9,6 @@ import os
 import signal
 import sys
 import threading
-import time
-
-GRACE = 5.0
-"""Seconds that a client may take to remove what it has half written, before it is killed."""
-
 
 CANNOT_RUN = 126
 """Exit status, as shells have it, of a program that is there and does not start."""
@@ -23,7 +18,7 @@ def main(lifeline: int, held: int, command: list[str]) -> int:
     """Run a command and give its exit status.
 
     :param lifeline: end of a pipe; a byte from it says that the command's input is whole, its end that the command is
-        to be ended.
+        not wanted any more.
     :param held: the other end of the command's input. As long as it is open the command cannot take the end of
         whoever writes there for the end of the file.
     """
@@ -34,22 +29,14 @@ def main(lifeline: int, held: int, command: list[str]) -> int:
     except OSError as error:
         print(f"{command[0]} cannot be run: {error.strerror}", file=sys.stderr)  # noqa: T201
         return CANNOT_RUN
-    ending = threading.Event()
 
     def watch() -> None:
         while os.read(lifeline, 1):
             os.close(held)
-        ending.set()
-        os.killpg(0, signal.SIGTERM)
-        time.sleep(GRACE)
         os.killpg(0, signal.SIGKILL)
 
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=watch, daemon=True).start()
-    status = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
-    if ending.is_set():
-        os.killpg(0, signal.SIGKILL)
-    return status
+    return os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
 
 
 if __name__ == "__main__":
