@@ -166,8 +166,8 @@ class HadoopCliStore(Store):
                 while piece := running.read(CHUNK):
                     pieces.append(piece)
         except ClientRefused as refused:
-            # of one that is a file the client says that it is no folder
-            if not re.search(f"{ABSENT}|is not a directory", str(refused)):
+            # of what would be below a file the client says that this is no folder
+            if not all(re.search(f"{ABSENT}|is not a directory", line) for line in str(refused).splitlines()):
                 raise
         return KIND_AND_NAME_OF_ONE.findall(b"".join(pieces).decode("utf-8", "replace"))
 
@@ -241,7 +241,7 @@ FAULTS: Sequence[tuple[str, type[DeliveryError], str]] = (
 
 
 def _as_fault(doing: str, failed: ClientFailed) -> DeliveryError:
-    words = str(failed).partition("; For more details see")[0]
+    words = " ".join(str(failed).partition("; For more details see")[0].split())
     if isinstance(failed, ClientBroken):
         return Refused(
             f"{doing}: the Hadoop client does not run, it says {words}; check hadoop_bin, and whether Java is "

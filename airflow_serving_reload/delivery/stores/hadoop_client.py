@@ -209,7 +209,7 @@ class Running:
         lines = [line.strip() for line in self._said().splitlines() if line.strip()]
         # what the command says begins with its name; what Java and the libraries say does not
         if own := [line.lstrip("-") for line in lines if line.lstrip("-").startswith(f"{self._command}: ")]:
-            return ClientRefused(" ".join(own))
+            return ClientRefused("\n".join(own))
         words = f"{' '.join(lines[-2:]) or 'nothing'} (exit status {status})"
         killed = status < 0 or status >= BY_SIGNAL or "insufficient memory" in words
         return ClientFailed(words) if killed else ClientBroken(words)
