@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,6 +34,12 @@ def running_hdfs(processes: Processes, tmp_path_factory: pytest.TempPathFactory)
 def standby_namenode(running_hdfs: Hdfs, processes: Processes) -> NameNode:
     """Start a real NameNode that stands by."""
     return running_hdfs.start_standby(processes)
+
+
+@pytest.fixture(scope="session")
+def hadoop_program(running_hdfs: Hdfs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a Hadoop client of the real HDFS."""
+    return running_hdfs.write_client(tmp_path_factory.mktemp("hadoop") / "client")
 
 
 @pytest.fixture

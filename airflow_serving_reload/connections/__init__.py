@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from airflow_serving_reload.delivery.stores.base import Store
 
-TYPES = ("fs", "ftp", "http", "hdfs_native", "webhdfs")
+TYPES = ("fs", "ftp", "hadoop_cli", "hdfs_native", "http", "webhdfs")
 """Connection types, each with a file of its name here, whose `open_store` opens the store that one leads to."""
 
 

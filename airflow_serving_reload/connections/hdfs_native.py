@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_serving_reload.connections.settings import extra, namenodes_of, seconds_of
+from airflow_serving_reload.connections.settings import extra, hadoop_settings_of, namenodes_of, seconds_of
 from airflow_serving_reload.delivery.errors import Refused
 
 if TYPE_CHECKING:
@@ -31,6 +31,6 @@ def open_store(connection: Connection) -> Store:
         )
     hosts = namenodes_of(connection, None)
     credentials = {name: settings.get(name) for name in ("kerberos_principal", "kerberos_keytab", "kerberos_cache")}
-    clients = open_clients(hosts, settings.get("config"), settings.get("config_dir"), **credentials)
+    clients = open_clients(hosts, hadoop_settings_of(connection), settings.get("config_dir"), **credentials)
     timeout = seconds_of(connection, "timeout", default=60)
     return NativeHdfsStore(clients, f"hdfs://{','.join(hosts)}", timeout=timeout)

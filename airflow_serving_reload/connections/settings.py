@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -45,6 +46,26 @@ def namenodes_of(connection: Connection, port: int | None) -> list[str]:
         raise Refused(f"opening the connection {connection.conn_id!r}: it has no host; set it to that of the NameNode")
     port = connection.port or port
     return [host if port is None or re.search(r":\d+$", host) else f"{host}:{port}" for host in hosts]
+
+
+def hadoop_settings_of(connection: Connection) -> dict[str, str]:
+    """Read Hadoop's settings by their names, `config` in a connection's extra.
+
+    :raises Refused: it is no object of JSON.
+    """
+    value = connection.extra_dejson.get("config") or {}
+    try:
+        settings = json.loads(value) if isinstance(value, str) else value
+        return {name: _as_hadoop_writes(setting) for name, setting in settings.items()}
+    except (ValueError, AttributeError):
+        raise Refused(
+            f"opening the connection {connection.conn_id!r}: config in its extra is no object of JSON; "
+            'set it to Hadoop\'s settings by their names, such as {"dfs.replication": "2"}'
+        ) from None
+
+
+def _as_hadoop_writes(setting: Any) -> str:
+    return str(setting).lower() if isinstance(setting, bool) else str(setting)
 
 
 def verification_of(connection: Connection) -> bool | str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 from xml.sax.saxutils import escape
+from zipfile import ZipFile
 
 import requests
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, load_pem_private_key, pkcs12
@@ -108,11 +109,10 @@ class Hadoop:
         :param folder: new folder for it.
         :param settings: of its `core-site.xml`.
         """
-        configuration = folder / "etc" / "hadoop"
-        configuration.mkdir(parents=True)
-        write_settings(configuration / "core-site.xml", {"dfs.replication": 1, **(settings or {})})
-        (configuration / "log4j.properties").write_text(LOG4J.format(level="WARN"))
-        command = shlex.join(self.command(configuration, SHELL))
+        configuration = folder / "etc" / "hadoop" / "core-site.xml"
+        configuration.parent.mkdir(parents=True)
+        write_settings(configuration, {"dfs.replication": 1, **(settings or {})})
+        command = shlex.join(self._shell(f"-XX:SharedArchiveFile={self._shared_classes}", "-Xlog:disable"))
         script = folder / "bin" / "hadoop"
         script.parent.mkdir()
         script.write_text(
@@ -120,10 +120,49 @@ class Hadoop:
             "# The part of Hadoop's own script that `hadoop fs` needs.\n"
             "[ \"$1\" = fs ] || { echo \"$0: only 'fs' is here, not '$1'\" >&2; exit 1; }\n"
             "shift\n"
-            f'exec {command} "$@"\n'
+            f'exec {command} -conf {shlex.quote(str(configuration))} "$@"\n'
         )
         script.chmod(0o755)
         return script
+
+    def share_classes(self, file_system: str) -> None:
+        """Keep the classes of the client in the form in which Java has them in memory: it starts in half the time.
+
+        :param file_system: in which a file is copied, so that all of them are loaded.
+        """
+        if self._shared_classes.exists():
+            return
+        self._client_folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._client_folder) as temporary:
+            archive = Path(temporary, "classes.jsa")
+            command = [*self._shell(f"-XX:ArchiveClassesAtExit={archive}"), "-D", f"fs.defaultFS={file_system}"]
+            subprocess.run([*command, "-put", "-", "/classes"], check=True, input=b"1", capture_output=True)
+            archive.unlink(missing_ok=True)
+            subprocess.run([*command, "-cp", "/classes", "/loaded"], check=True, capture_output=True)
+            archive.replace(self._shared_classes)
+
+    @property
+    def _client_folder(self) -> Path:
+        return self.jars.with_name(f"{self.jars.name}-client")
+
+    @property
+    def _shared_classes(self) -> Path:
+        java = self.java.resolve()
+        return (
+            self._client_folder / f"{hashlib.sha256(f'{java}{java.stat().st_mtime_ns}'.encode()).hexdigest()[:12]}.jsa"
+        )
+
+    def _shell(self, *flags: str) -> list[str]:
+        """Compose the command of the client; classes are shared only if all of them come out of archives."""
+        settings = self._client_folder / "settings.jar"
+        if not settings.exists():
+            self._client_folder.mkdir(exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=settings.parent, delete=False) as file, ZipFile(file, "w") as archive:
+                archive.writestr("core-site.xml", "<configuration/>")
+                archive.writestr("log4j.properties", LOG4J.format(level="WARN"))
+            Path(file.name).replace(settings)
+        jars = ":".join(map(str, [*sorted(self.jars.glob("*.jar")), settings]))
+        return [str(self.java), *LOW_START_UP, *flags, "-Xmx256m", "-cp", jars, SHELL]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +251,15 @@ class Hdfs:
             return cls(hadoop, folder, namenode, _datanode(namenode, process), authority.certificate, administrator)
 
         return _on_free_ports(start)
+
+    def write_client(self, folder: Path, settings: Mapping[str, object] | None = None) -> Path:
+        """Make a Hadoop client's folder and give its program `bin/hadoop`, which knows this file system.
+
+        :param folder: new folder for it.
+        :param settings: further ones.
+        """
+        self.hadoop.share_classes(self.url)
+        return self.hadoop.write_client(folder, {"fs.defaultFS": self.url, **(settings or {})})
 
     def start_standby(self, processes: Processes) -> NameNode:
         """Start a NameNode that knows of this one, stands by, and turns every request down.

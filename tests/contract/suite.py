@@ -109,6 +109,8 @@ class StoreContract:
     """What every store must do."""
 
     offers: ClassVar[Offers]
+    uploads_at_once: ClassVar[int] = 5
+    """How often to try whether two uploads can be mistaken for one."""
 
     # donefiles
 
@@ -179,7 +181,7 @@ class StoreContract:
     @pytest.mark.parametrize("content", [b"", b"1", b'{"version": 1}'])
     def test_two_uploads_at_once_are_told_apart(self, bench: Bench, content: bytes) -> None:
         """Of two equal uploads right after each other the first is never both settled and equal to the second."""
-        for _ in range(5):
+        for _ in range(self.uploads_at_once):
             bench.put(DONEFILE, content)
             first = look(bench.store)
             bench.put(DONEFILE, content)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import io
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from airflow_serving_reload.delivery.errors import NotThereYet, Refused, StoreUnreachable
+from airflow_serving_reload.delivery.errors import Refused, StoreUnreachable
 from airflow_serving_reload.delivery.stores.hdfs_native import NativeHdfsStore, open_clients
-from airflow_serving_reload.delivery.streams import CHUNK
 
-from .bench import USER, Address, NetworkBench, Offers
+from .bench import USER, Address, Offers
 from .hadoop import Hdfs, NameNode, write_settings
 from .hadoop_front import Front
-from .hdfs_bench import HdfsBench
+from .hdfs_bench import HdfsBench, ReadThroughContract
 from .proxy import CuttingProxy, nobody
-from .suite import DONEFILE, LONG_AGO, MODEL, NetworkStoreContract, fault, look, random_bytes, read
+from .suite import DONEFILE, MODEL, fault, look, read
 
 
 def open_native(*addresses: Address, timeout: float = 20) -> NativeHdfsStore:
@@ -59,7 +58,7 @@ def bench(front: Front) -> Iterator[NativeHdfsBench]:
         yield bench
 
 
-class TestNativeHdfs(NetworkStoreContract):
+class TestNativeHdfs(ReadThroughContract):
     """The contract over the native protocol."""
 
     offers = Offers(
@@ -76,29 +75,6 @@ class TestNativeHdfs(NetworkStoreContract):
     def bench(self, bench: NativeHdfsBench) -> NativeHdfsBench:
         """Give a store in an empty HDFS."""
         return bench
-
-    @pytest.mark.parametrize("same_second", [False, True])
-    def test_file_replaced_meanwhile_is_not_continued(self, bench: NetworkBench, *, same_second: bool) -> None:
-        """Half of one file and half of another are never joined: the old one comes whole, for as long as it exists."""
-        mtime = LONG_AGO + 60 if same_second else LONG_AGO
-        self._read_while(
-            bench, lambda: bench.put(MODEL, random_bytes(2 * CHUNK, seed=2), mtime=mtime), StoreUnreachable
-        )
-
-    def test_file_removed_meanwhile_is_not_there_yet(self, bench: NetworkBench) -> None:
-        """A file that is removed while its transfer is broken still comes whole, or is not there yet."""
-        self._read_while(bench, lambda: bench.remove(MODEL), NotThereYet)
-
-    def _read_while(self, bench: NetworkBench, change: Callable[[], None], kind: type[Exception]) -> None:
-        """Read a file that is changed in the middle; the DataNode may still have it, or not."""
-        content = random_bytes(2 * CHUNK)
-        bench.put(MODEL, content, mtime=LONG_AGO)
-        proxy = self.proxy(bench, cuts=[CHUNK], before_cut=change)
-        with proxy.running(), bench.connect(proxy.address) as store:
-            try:
-                assert read(store, MODEL) == content
-            except kind as missing:
-                assert "; " in str(missing)  # noqa: PT017 - either is right
 
 
 @pytest.mark.parametrize("kind", ["down", "standing by", "silent"])

@@ -405,6 +405,12 @@ def test_a_zip_that_tells_sizes_behind_its_data(tmp_path: Path, staging: Path) -
     assert sum(path.stat().st_size for path in staging.rglob("*") if path.is_file()) <= 2 * MIB
 
 
+def test_the_ratio_is_judged_of_what_is_unpacked(staging: Path) -> None:
+    """A large file is no bomb for being declared before its packed bytes have come."""
+    packed = gzip.compress(tar(file("m/a", random.Random(1).randbytes(MIB))))
+    assert unpacked(packed, staging, Limits(ratio=2, ratio_from=1000)).total_bytes == MIB
+
+
 def test_the_ratio_is_judged_of_much_alone(staging: Path) -> None:
     """A model of few bytes may be packed as well as it likes."""
     assert unpacked(gzip.compress(tar(file("m/a", bytes(MIB)))), staging, Limits(ratio=2)).total_bytes == MIB

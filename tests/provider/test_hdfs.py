@@ -24,12 +24,24 @@ from tests.contract.bench import PASSWORD, USER
 REMOTE = {"conn_id": "model_store", "remote_path": "/", "remote_model_name": "uci_housing.tar.gz"}
 
 
-@pytest.fixture(params=["webhdfs", "hdfs_native"])
+BY_NETWORK = pytest.mark.parametrize("connection", ["webhdfs", "hdfs_native"], indirect=True)
+
+
+@pytest.fixture(params=["webhdfs", "hdfs_native", "hadoop_cli"])
 def connection(request, hdfs, monkeypatch):
     """Make a connection of each type to an empty HDFS, and give its fields."""
-    monkeypatch.setenv("HADOOP_USER_NAME", USER)
-    host, port = hdfs.namenode.http if request.param == "webhdfs" else hdfs.namenode.rpc
-    fields = {"conn_type": request.param, "host": host, "port": port, "login": USER}
+    if request.param == "hadoop_cli":
+        program = request.getfixturevalue("hadoop_program")
+        fields = {
+            "conn_type": "hadoop_cli",
+            "host": hdfs.url,
+            "password": f"{USER},{PASSWORD}",
+            "extra": {"hadoop_bin": str(program)},
+        }
+    else:
+        monkeypatch.setenv("HADOOP_USER_NAME", USER)
+        host, port = hdfs.namenode.http if request.param == "webhdfs" else hdfs.namenode.rpc
+        fields = {"conn_type": request.param, "host": host, "port": port, "login": USER}
     monkeypatch.setenv("AIRFLOW_CONN_MODEL_STORE", json.dumps(fields))
     return fields
 
@@ -132,6 +144,7 @@ async def test_trigger_follows_the_seeds_order(place, hdfs):
     await trigger.cleanup()
 
 
+@BY_NETWORK
 def test_namenodes_are_many(place, connection, connect):
     """A connection can name several NameNodes, of which the first that can answer does."""
     connect(connection, host=f"127.0.0.1:1,{connection['host']}")
@@ -139,6 +152,7 @@ def test_namenodes_are_many(place, connection, connect):
     assert reload(place)["changed"]
 
 
+@BY_NETWORK
 def test_connection_without_host_is_refused(place, connection, connect):
     """A connection without a host says what it lacks."""
     connect(connection, host="")
@@ -153,6 +167,7 @@ def test_wrong_timeout_is_refused(place, connection, connect):
         sensor().execute({})
 
 
+@BY_NETWORK
 def test_missing_package_is_refused(place, connection, monkeypatch):
     """Where the extra is not installed the message says how to install it."""
     package = {"webhdfs": "hdfs", "hdfs_native": "hdfs_native"}[connection["conn_type"]]
@@ -164,6 +179,7 @@ def test_missing_package_is_refused(place, connection, monkeypatch):
         open_store("model_store", "/")
 
 
+@BY_NETWORK
 def test_other_user_is_refused_by_the_native_protocol(place, connection, connect):
     """The native protocol's client cannot be another user than the process, and says so; WebHDFS can."""
     connect(connection, login="somebody")

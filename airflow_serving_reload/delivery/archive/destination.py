@@ -55,6 +55,7 @@ class Destination:
         self.archive = archive
         self.files = 0
         self.total_bytes = 0
+        self._unpacked = 0
         self._folder = folder
         self._limits = limits
         self._packed = packed
@@ -91,6 +92,7 @@ class Destination:
                 # Some zip archives declare a member's size only behind its data.
                 self._account(member, max(0, written + len(chunk) - max(size, written)))
                 written += len(chunk)
+                self._compare_with_packed(member, len(chunk))
                 _write_all(file, chunk)
 
     def add_hard_link(self, member: str, target: str) -> None:
@@ -149,7 +151,11 @@ class Destination:
         self.total_bytes += size
         if self.total_bytes > self._limits.total_bytes:
             self.refuse(member, f"it would unpack to more than {self._limits.total_bytes} bytes")
-        if self.total_bytes > max(self._limits.ratio_from, self._limits.ratio * self._packed.count):
+
+    def _compare_with_packed(self, member: str, size: int) -> None:
+        """Count bytes once they are there: of what a member declares, nearly all is still to come packed."""
+        self._unpacked += size
+        if self._unpacked > max(self._limits.ratio_from, self._limits.ratio * self._packed.count):
             self.refuse(member, f"it would unpack to more than {self._limits.ratio:g} times its packed size")
 
 
