@@ -31,7 +31,7 @@ DONEFILE = "donefile"
 
 VERSIONS = ("initial", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8")
 
-IDLE_SECONDS = 0.5
+IDLE_SECONDS = 0.8
 """After so long without a command the FTP server hangs up, once it was started again."""
 
 
