@@ -65,3 +65,17 @@ def ssh_server(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -
 
     with SshServer.running(processes, tmp_path_factory.mktemp("ssh")) as server:
         yield server
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the tables that tests have recorded as their property `table`, from whichever process they ran in."""
+    properties = [
+        shown
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for shown in report.user_properties
+    ]
+    for title, shown in properties:
+        if title == "table":
+            terminalreporter.write_line(f"\n{shown}")

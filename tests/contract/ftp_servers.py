@@ -71,11 +71,18 @@ class PyFtpServer:
 
     :param folder: what it serves.
     :param without: commands that it does not know.
+    :param port: where it listens; 0 for any that is free.
     :param attributes: attributes of its handler.
     """
 
     def __init__(
-        self, folder: Path, *, handler: type[FTPHandler] = FTPHandler, without: Sequence[str] = (), **attributes: Any
+        self,
+        folder: Path,
+        *,
+        handler: type[FTPHandler] = FTPHandler,
+        without: Sequence[str] = (),
+        port: int = 0,
+        **attributes: Any,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.authorizer = DummyAuthorizer()
@@ -95,7 +102,7 @@ class PyFtpServer:
             handler.pre_process_command(this, line, cmd, arg)
 
         own = type("OwnHandler", (handler,), {**attributes, "pre_process_command": pre_process_command})
-        self._server = FTPServer(("127.0.0.1", 0), own, ioloop=IOLoop())
+        self._server = FTPServer(("127.0.0.1", port), own, ioloop=IOLoop())
         self.address = Address("127.0.0.1", self._server.address[1])
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._serve)

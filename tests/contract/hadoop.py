@@ -13,9 +13,9 @@ import shlex
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, TypeVar
 from xml.sax.saxutils import escape
@@ -193,7 +193,7 @@ class DataNode:
     http: Address
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hdfs:
     """A running HDFS of one NameNode and one DataNode, in which permissions count and everybody may write to `/`.
 
@@ -293,6 +293,21 @@ class Hdfs:
 
         return _on_free_ports(start)
 
+    @contextmanager
+    def stopped(self, processes: Processes) -> Iterator[None]:
+        """End the NameNode until the end of the `with` block, from where on it answers again at the same addresses.
+
+        :param processes: owns it.
+        """
+        processes.end(self.namenode.process)
+        try:
+            yield
+        finally:
+            command = self.hadoop.command(self.folder / "namenode" / "configuration", NAMENODE)
+            process = processes.start("NameNode", command, log=self.folder / "namenode.log")
+            self.namenode = replace(self.namenode, process=process)
+            processes.wait_until(lambda: _takes_files(self.administrator), process, seconds=START_SECONDS)
+
     def clear(self) -> None:
         """Remove every file and folder."""
         for name in self.administrator.list("/"):
@@ -321,6 +336,8 @@ def _start_namenode(
         "dfs.namenode.name.dir": (folder / "names").as_uri(),
         "dfs.http.policy": "HTTP_AND_HTTPS",
         "dfs.replication": 1,
+        # after a start it takes files as soon as it knows where those that it has are
+        "dfs.namenode.safemode.extension": 0,
         # everybody may do everything, but where a test says otherwise
         "fs.permissions.umask-mode": "000",
         # users whom this host does not know

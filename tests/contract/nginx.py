@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -67,7 +69,7 @@ http {{
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Nginx:
     """A running nginx.
 
@@ -81,6 +83,7 @@ class Nginx:
     address: Address
     tls_address: Address
     authority: Path
+    process: Child
 
     @classmethod
     def start(cls, processes: Processes, folder: Path) -> Self:
@@ -89,7 +92,6 @@ class Nginx:
         :param processes: owns it.
         :param folder: where its configuration and files go.
         """
-        program = require_program("nginx", "nginx-light")
         files = folder / "files"
         for variant in VARIANTS:
             (files / variant).mkdir(parents=True)
@@ -105,8 +107,7 @@ class Nginx:
                     port=port, tls_port=tls_port, certificate=certificate, key=key, locations="\n    ".join(locations)
                 )
             )
-            command = [str(program), "-p", str(folder), "-c", str(folder / "nginx.conf")]
-            server = processes.start("nginx", command, log=folder / "output.log")
+            server = _launch(processes, folder)
             address = Address("127.0.0.1", port)
             try:
                 wait_for_port(processes, server, address)
@@ -117,7 +118,26 @@ class Nginx:
                     raise
             else:
                 break
-        return cls(files, address, Address("127.0.0.1", tls_port), authority.certificate)
+        return cls(files, address, Address("127.0.0.1", tls_port), authority.certificate, server)
+
+    @contextmanager
+    def stopped(self, processes: Processes) -> Iterator[None]:
+        """End nginx until the end of the `with` block, from where on it answers again at the same address.
+
+        :param processes: owns it.
+        """
+        processes.end(self.process)
+        try:
+            yield
+        finally:
+            self.process = _launch(processes, self.files.parent)
+            wait_for_port(processes, self.process, self.address)
+
+
+def _launch(processes: Processes, folder: Path) -> Child:
+    program = require_program("nginx", "nginx-light")
+    command = [str(program), "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    return processes.start("nginx", command, log=folder / "output.log")
 
 
 def wait_for_port(processes: Processes, server: Child, address: Address) -> None:

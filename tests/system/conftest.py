@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import socket
 import subprocess
@@ -22,10 +23,12 @@ from airflow_serving_reload.delivery.upload import DonefileFormat, Uploaded, upl
 from airflow_serving_reload.demo.airflow_stack import AirflowClient, AirflowError, AirflowStack, AssetEvent, DagRun
 from airflow_serving_reload.demo.host import TIMESTAMP_FILE, Answer, Reader, ServingHost
 from airflow_serving_reload.demo.processes import Processes
+from tests.requirements import require
 
 from .running import DEADLINE_SECONDS, wait_until
 
-DAGS = Path(__file__).parents[2] / "dags"
+CHECKOUT = Path(__file__).parents[2]
+DAGS = CHECKOUT / "dags"
 HELPER_DAGS = Path(__file__).parent / "dags"
 WATCHED = "/models/uci_housing"
 ARCHIVE = "uci_housing.tar.gz"
@@ -317,3 +320,16 @@ def system(
                 "guarded_upload",
             )
             yield System(host, airflow, trained_models, guarded_store)
+
+
+@pytest.fixture(scope="session")
+def launcher_python() -> Path:
+    """Return the interpreter of the environment that holds Paddle Serving's own programs, which cannot share ours."""
+    folder = CHECKOUT / os.environ.get("PADDLE_SERVING_VENV", ".venv-paddle-serving")
+    python = folder / "bin" / "python"
+    require(
+        python.exists(),
+        f"needs Paddle Serving's own programs: {folder} has no bin/python; run `make paddle-serving`, or set "
+        "PADDLE_SERVING_VENV",
+    )
+    return python

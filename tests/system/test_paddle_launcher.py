@@ -25,7 +25,6 @@ pytestmark = pytest.mark.system
 # Far beyond the launcher's start and its reload interval of 10 s: it only turns a hang into a failure.
 DEADLINE_SECONDS = 120
 
-CHECKOUT = Path(__file__).parents[2]
 MODEL = "uci_housing_model"
 
 
@@ -36,19 +35,6 @@ def wait_until(condition: Callable[[], object], expected: str) -> None:
         if time.monotonic() > deadline:
             pytest.fail(f"never seen within {DEADLINE_SECONDS} s: {expected}")
         time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def launcher_python() -> Path:
-    """Return the interpreter of the environment that holds the launcher, which cannot share Airflow's."""
-    folder = CHECKOUT / os.environ.get("PADDLE_SERVING_VENV", ".venv-paddle-serving")
-    python = folder / "bin" / "python"
-    if not python.exists():
-        reason = f"Paddle Serving's launcher is not there: {folder} has no bin/python; set PADDLE_SERVING_VENV"
-        if os.environ.get("REQUIRE_ALL") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return python
 
 
 @pytest.fixture
