@@ -12,6 +12,7 @@ from airflow_serving_reload.demo.processes import Processes
 if TYPE_CHECKING:
     from tests.contract.hadoop import Hdfs, NameNode
     from tests.contract.object_servers import S3Server, SshServer
+    from tests.servers.mlserver import MlServer
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +59,11 @@ def ssh_server(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -
 
     with SshServer.running(processes, tmp_path_factory.mktemp("ssh")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def mlserver(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> MlServer:
+    """Start a real MLServer."""
+    from tests.servers.mlserver import MlServer
+
+    return MlServer.start(processes, tmp_path_factory.mktemp("mlserver"))
