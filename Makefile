@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 CONSTRAINTS := $(wildcard constraints/python-$(VERSION).txt)
 PADDLE_SERVING_VENV := .venv-paddle-serving
+MLSERVER_VENV := .venv-mlserver
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check paddle-serving hadoop-jars faults format constraints screenshots clean
+.PHONY: help setup demo test check paddle-serving mlserver hadoop-jars faults format constraints screenshots clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,7 +26,7 @@ $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 demo: setup ## Train, upload, notice and serve a model through a real Airflow.
 	$(BIN)/python -m airflow_serving_reload.demo
 
-test: $(VENV)/.ready-for-tests paddle-serving hadoop-jars ## Run the tests.
+test: $(VENV)/.ready-for-tests paddle-serving mlserver hadoop-jars ## Run the tests.
 	$(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 $(VENV)/.ready-for-tests: $(VENV)/.ready
@@ -43,6 +44,14 @@ $(PADDLE_SERVING_VENV)/.ready:
 	$(PYTHON) -m venv $(PADDLE_SERVING_VENV)
 	$(PADDLE_SERVING_VENV)/bin/pip install --quiet --no-deps paddle_serving_server==0.9.0
 	$(PADDLE_SERVING_VENV)/bin/pip install --quiet 'numpy<3' pyyaml pytest 'protobuf<3.21'
+	touch $@
+
+# It contradicts Airflow's requirements as well. There is none for later Pythons; the tests with it then say so.
+mlserver: $(if $(filter 3.11 3.12,$(VERSION)),$(MLSERVER_VENV)/.ready)
+
+$(MLSERVER_VENV)/.ready: constraints/mlserver.txt
+	$(PYTHON) -m venv $(MLSERVER_VENV)
+	$(MLSERVER_VENV)/bin/pip install --quiet --requirement constraints/mlserver.txt
 	touch $@
 
 faults: $(VENV)/.ready-for-tests ## Attack the promises by kills and power cuts at every system call (root, strace).
@@ -65,4 +74,4 @@ constraints: ## Resolve the newest versions anew for $(PYTHON).
 	$(PYTHON) constraints/resolve.py
 
 clean: ## Remove what the other commands made.
-	rm -rf $(VENV) $(PADDLE_SERVING_VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(PADDLE_SERVING_VENV) $(MLSERVER_VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -13,6 +13,7 @@ from airflow_serving_reload.demo.processes import Processes
 if TYPE_CHECKING:
     from tests.contract.hadoop import Hdfs, NameNode
     from tests.contract.object_servers import S3Server, SshServer
+    from tests.servers.mlserver import MlServer
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +66,14 @@ def ssh_server(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -
 
     with SshServer.running(processes, tmp_path_factory.mktemp("ssh")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def mlserver(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> MlServer:
+    """Start a real MLServer."""
+    from tests.servers.mlserver import MlServer
+
+    return MlServer.start(processes, tmp_path_factory.mktemp("mlserver"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,9 +1,11 @@
-"""From a connection id to a store, one file per transport: the only place that reads secrets."""
+"""From a connection id to a store, one file per transport, or to a server: the only place that reads secrets."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, cast, overload
 
 from airflow.sdk import BaseHook
 
@@ -12,6 +14,7 @@ from airflow_serving_reload.delivery.errors import Refused
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
+    from airflow_serving_reload.delivery.servers.base import HttpClient, ModelServer, ServerDescription
     from airflow_serving_reload.delivery.stores.base import Store
 
 TYPES = ("fs", "ftp", "hadoop_cli", "hdfs_native", "http", "webhdfs")
@@ -31,6 +34,43 @@ def open_store(conn_id: str, remote_path: str) -> Store:
 async def open_store_async(conn_id: str, remote_path: str) -> Store:
     """Open the store that a connection leads to, from a coroutine."""
     return _store_of(await BaseHook.aget_connection(conn_id), remote_path)
+
+
+@overload
+def open_server(description: ServerDescription) -> AbstractContextManager[ModelServer]: ...
+
+
+@overload
+def open_server(description: ServerDescription | None) -> AbstractContextManager[ModelServer | None]: ...
+
+
+def open_server(description: ServerDescription | None) -> AbstractContextManager[ModelServer | None]:
+    """Open the way to a server, for as long as the context lasts.
+
+    :param description: where it is; None if nobody is to be asked.
+    :raises Refused: its connection does not lead to it.
+    """
+    return nullcontext() if description is None else description.open(open_session)
+
+
+@contextmanager
+def open_session(conn_id: str) -> Iterator[HttpClient]:
+    """Open a session over HTTP, for as long as the context lasts.
+
+    :param conn_id: Airflow connection of type `http`.
+    :raises Refused: it is of another type.
+    """
+    from airflow_serving_reload.connections import http
+
+    connection = BaseHook.get_connection(conn_id)
+    if connection.conn_type != "http":
+        raise Refused(
+            f"opening the connection {conn_id!r}: its type is {connection.conn_type!r}, but the server speaks HTTP; "
+            "use a connection of type http"
+        )
+    client = http.open_client(connection)
+    with client.session:
+        yield client
 
 
 def _store_of(connection: Connection, remote_path: str) -> Store:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow_serving_reload.connections.settings import seconds_of, with_connection
+from airflow_serving_reload.delivery.servers.base import HttpClient
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -14,13 +15,19 @@ if TYPE_CHECKING:
 
 def open_store(connection: Connection) -> Store:
     """Open a store over HTTP."""
-    from airflow.providers.http.hooks.http import HttpHook
-
     from airflow_serving_reload.delivery.stores.http import HttpStore
+
+    client = open_client(connection)
+    return HttpStore(client.session, client.base_url, timeout=client.timeout)
+
+
+def open_client(connection: Connection) -> HttpClient:
+    """Open the way to a store or a server over HTTP; whoever gets it closes its session."""
+    from airflow.providers.http.hooks.http import HttpHook
 
     hook = with_connection(HttpHook(http_conn_id=connection.conn_id), connection)
     session = hook.get_conn()
     if connection.extra_dejson.get("timeout") is None:
-        return HttpStore(session, hook.base_url)
+        return HttpClient(session, hook.base_url)
     timeout = seconds_of(connection, "timeout", default=60)
-    return HttpStore(session, hook.base_url, timeout=(timeout, timeout))
+    return HttpClient(session, hook.base_url, timeout=(timeout, timeout))

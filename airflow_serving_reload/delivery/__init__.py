@@ -11,6 +11,6 @@ In the order in which a model passes:
 7. `pipeline`   the verb that joins the stages; none of them knows another
 
 Beside the way: `transfer` (whole models between a store and this host), `upload` (the way up), `steps` (the stages
-one at a time), `errors` (what can go wrong), `streams` (bytes on their way) and `filesystem` (what Linux offers
-and Python does not).
+one at a time), `errors` (what can go wrong), `requests_faults` (what does over HTTP), `streams` (bytes on their way)
+and `filesystem` (what Linux offers and Python does not).
 """

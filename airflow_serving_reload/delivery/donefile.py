@@ -62,6 +62,12 @@ class DonefileVersion:
         value = self.content.get("size")
         return value if isinstance(value, int) else None
 
+    @property
+    def model_version(self) -> str | None:
+        """What training calls the model, if the donefile says it."""
+        value = self.content.get("version")
+        return str(value) if isinstance(value, str | int) and value != "" else None
+
     def to_dict(self) -> dict[str, Any]:
         """Give the version as a small dict of plain values, fit for XCom, state stores and JSON."""
         return {

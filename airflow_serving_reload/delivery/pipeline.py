@@ -388,18 +388,22 @@ def _prove(server: ModelServer | None, releases: Releases, record: Record, mtime
     if server is None:
         return
     try:
-        evidence = _ask(server, Expected(record.release, mtime_ns), mark)
+        evidence = _ask(server, _expected(record, mtime_ns), mark)
     except ReloadRefused as refusal:
         log.warning("%s; touching %s once more", refusal, releases.timestamp_file)
         mark = server.mark()
         mtime_ns = timestamp.touch(releases.timestamp_file)
-        evidence = _ask(server, Expected(record.release, mtime_ns), mark)
+        evidence = _ask(server, _expected(record, mtime_ns), mark)
     log.info("confirmed %s: %s", record.release, evidence)
 
 
+def _expected(record: Record, mtime_ns: int) -> Expected:
+    version = DonefileVersion.from_dict(record.donefile).model_version if record.donefile else None
+    return Expected(record.release, mtime_ns, version)
+
+
 def _ask(server: ModelServer, expected: Expected, mark: Mark) -> str:
-    server.ask()
-    return server.confirm(expected, mark)
+    return server.confirm(expected, server.ask(mark))
 
 
 def _return_to(

@@ -144,7 +144,8 @@ class Releases:
         :raises Refused: it is on another file system, from where nothing can be renamed.
         """
         place = hashlib.sha256(os.fsencode(self.model.absolute())).hexdigest()[:8]
-        prefix = f"{self.model.name}.staging-{place}-"
+        # hidden from servers that search this folder for models
+        prefix = f".{self.model.name}.staging-{place}-"
         with self._publication(f"preparing {temporary}"):
             temporary.mkdir(parents=True, exist_ok=True)
             if temporary.stat().st_dev != self._folder.stat().st_dev:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_serving_reload.delivery.release import PublishMode
-    from airflow_serving_reload.delivery.servers.base import ModelServer
+    from airflow_serving_reload.delivery.servers.base import ServerDescription
 
 OF_THE_CONNECTION = frozenset(
     {
@@ -49,7 +49,7 @@ def serving_reload_dag(
     interval: float = 10,
     unpacked_filename: str | None = None,
     debug: bool = False,
-    server: ModelServer | None = None,
+    server: ServerDescription | None = None,
     publish_mode: PublishMode = "auto",
     keep_releases: int = 3,
     **dag_arguments: Any,

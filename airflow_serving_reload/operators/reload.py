@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Asset, Context
 
     from airflow_serving_reload.delivery.release import PublishMode
-    from airflow_serving_reload.delivery.servers.base import ModelServer
+    from airflow_serving_reload.delivery.servers.base import ServerDescription
 
 
 class ReloadModelOperator(DeliveryOperator):
@@ -30,7 +30,7 @@ class ReloadModelOperator(DeliveryOperator):
         (templated)
     :param unpacked_filename: folder inside the archive that is the model, `.` for its top; leave it out if the model
         is a folder in the store. (templated)
-    :param server: asked to confirm the reload; without it, what is published counts as live. (templated)
+    :param server: told to reload and asked to confirm it; without it, what is published counts as live. (templated)
     :param model_asset: asset of the live model; its state remembers what is live, its event tells of each change.
     :param donefile: the donefile version that led here. The store's present one is what is delivered. (templated)
     :param force: fetch and publish even what is live already or was rolled back. (templated)
@@ -70,7 +70,7 @@ class ReloadModelOperator(DeliveryOperator):
         local_timestamp_file: str = "fluid_time_file",
         local_tmp_path: str = "_serving_monitor_tmp",
         unpacked_filename: str | None = None,
-        server: ModelServer | None = None,
+        server: ServerDescription | None = None,
         model_asset: Asset | None = None,
         donefile: Mapping[str, Any] | None = None,
         force: bool | str = False,
@@ -97,12 +97,12 @@ class ReloadModelOperator(DeliveryOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Deliver the model."""
-        from airflow_serving_reload.connections import open_store
+        from airflow_serving_reload.connections import open_server, open_store
         from airflow_serving_reload.delivery import pipeline
 
         if announced := donefile_version(self.donefile):
             self.log.info("told of the donefile %s", announced)
-        with open_store(self.conn_id, self.remote_path) as store:
+        with open_store(self.conn_id, self.remote_path) as store, open_server(self.server) as server:
             outcome = pipeline.deliver(
                 pipeline.Remote(store, self.remote_path, self.remote_model_name, self.remote_donefile_name),
                 pipeline.Local(
@@ -114,7 +114,7 @@ class ReloadModelOperator(DeliveryOperator):
                 ),
                 unpacked_filename=self.unpacked_filename or None,
                 temporary=Path(self.local_path, self.local_tmp_path),
-                server=self.server,
+                server=server,
                 force=is_true(self.force),
                 limits=unpacking_limits(),
                 run=run_of(context),
@@ -135,7 +135,7 @@ class RollbackModelOperator(DeliveryOperator):
     :param local_model_name: name by which the server reads the model. (templated)
     :param local_timestamp_file: name of the timestamp file in the model. (templated)
     :param release: name of the release to return to; the one that was live before if left out. (templated)
-    :param server: asked to confirm. (templated)
+    :param server: told to reload and asked to confirm it. (templated)
     :return: what is live now, as `ReloadModelOperator` returns it.
     :raises DeliveryError: there is no such release, or the server does not serve it.
     """
@@ -150,7 +150,7 @@ class RollbackModelOperator(DeliveryOperator):
         local_model_name: str,
         local_timestamp_file: str = "fluid_time_file",
         release: str | None = None,
-        server: ModelServer | None = None,
+        server: ServerDescription | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -162,9 +162,11 @@ class RollbackModelOperator(DeliveryOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Roll back."""
+        from airflow_serving_reload.connections import open_server
         from airflow_serving_reload.delivery.pipeline import Local, roll_back
 
         wanted = None if self.release in (None, "", "None") else self.release
         why = "rolled back by " + ("/".join(run_of(context).values()) or "hand")
         local = Local(Path(self.local_path), self.local_model_name, self.local_timestamp_file)
-        return roll_back(local, wanted, self.server, why, grouping_stopwatch()).to_dict()
+        with open_server(self.server) as server:
+            return roll_back(local, wanted, server, why, grouping_stopwatch()).to_dict()

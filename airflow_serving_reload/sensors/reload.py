@@ -14,22 +14,24 @@ from airflow_serving_reload.task import FAIL_PERMANENT_FAULTS, donefile_version,
 if TYPE_CHECKING:
     from airflow.sdk import Asset, Context
 
-    from airflow_serving_reload.delivery.servers.base import ModelServer
+    from airflow_serving_reload.delivery.servers.base import ServerDescription
 
 
 class ReloadConfirmedSensor(BaseSensorOperator):
     """Wait until a server serves what was published; fail as soon as it says that it could not load it.
 
-    It reads the server's log, so it runs on the server's host and is not deferrable; `mode="reschedule"` frees its
-    worker between two looks.
+    Where it reads the server's log it has to run on the server's host. It is not deferrable; `mode="reschedule"` frees
+    its worker between two looks. It only looks: a server that is told over HTTP has to be told before, for example
+    by Airflow's `HttpOperator`.
 
     :param server: the server. (templated)
-    :param release: name of the release that it should serve, or what `PublishModelOperator` returned; needs a server
-        whose probe tells the release. (templated)
-    :param since: when it was asked to reload, in seconds since the epoch: what `TouchTimestampOperator` returned.
-        (templated)
+    :param release: what `PublishModelOperator` returned, or the name of the release that it should serve; needs a
+        server whose probe or metadata tell the release, or its version. (templated)
+    :param since: when it was asked to reload, in seconds since the epoch: what `TouchTimestampOperator` returned; a
+        server with a log tells by it. (templated)
     :param model_asset: asset of the live model; once confirmed, its state remembers `donefile`.
-    :param donefile: the donefile version that is confirmed then. (templated)
+    :param donefile: the donefile version that is confirmed then, and whose model's version the server may tell.
+        (templated)
     :return: what proves it, in the server's own words.
     """
 
@@ -39,7 +41,7 @@ class ReloadConfirmedSensor(BaseSensorOperator):
     def __init__(
         self,
         *,
-        server: ModelServer,
+        server: ServerDescription,
         release: str | Mapping[str, Any] | None = None,
         since: float | str | None = None,
         model_asset: Asset | None = None,
@@ -66,15 +68,24 @@ class ReloadConfirmedSensor(BaseSensorOperator):
 
         :raises ReloadRefused: it failed to load what was published.
         """
-        release = self.release["release"] if isinstance(self.release, Mapping) else self.release
+        from airflow_serving_reload.connections import open_server
+
+        published = self.release if isinstance(self.release, Mapping) else {"release": self.release}
+        version = donefile_version(self.donefile)
+        announced = version or donefile_version(published.get("donefile"))
         since = float(self.since) if self.since is not None else 0.0
-        expected = Expected(release=release, mtime_ns=round(since * 1e9) if since else None)
-        look = self.server.look(expected, self.server.mark_since(since))
-        self.log.info("%s: %s (%s)", self.server, look.state.value, look.evidence)
+        expected = Expected(
+            release=published["release"],
+            mtime_ns=round(since * 1e9) if since else None,
+            version=announced.model_version if announced else None,
+        )
+        with open_server(self.server) as server:
+            look = server.look(expected, server.mark_since(since))
+        self.log.info("%s: %s (%s)", server, look.state.value, look.evidence)
         if look.state is State.REFUSED:
-            raise ReloadRefused(f"{self.server} failed to load what was published: {look.evidence}; roll it back")
+            raise ReloadRefused(f"{server} failed to load what was published: {look.evidence}; roll it back")
         if look.state is not State.SERVED:
             return PokeReturnValue(is_done=False)
-        if version := donefile_version(self.donefile):
-            remember_live(context, self.model_asset, {"donefile": version.to_dict(), "release": release})
+        if version:
+            remember_live(context, self.model_asset, {"donefile": version.to_dict(), "release": expected.release})
         return PokeReturnValue(is_done=True, xcom_value=look.evidence)

@@ -101,7 +101,7 @@ class Nginx:
         locations = [f"location /{name}/ {{ {directives} }}" for name, directives in VARIANTS.items()]
         locations += [f"location /answers/{status}/ {{ return {status}; }}" for status in STATUSES]
         for attempt in range(1, START_ATTEMPTS + 1):
-            port, tls_port = _free_ports(2)
+            port, tls_port = free_ports(2)
             (folder / "nginx.conf").write_text(
                 CONFIGURATION.format(
                     port=port, tls_port=tls_port, certificate=certificate, key=key, locations="\n    ".join(locations)
@@ -150,7 +150,8 @@ def wait_for_port(processes: Processes, server: Child, address: Address) -> None
     processes.wait_until(answers, server, seconds=START_SECONDS)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Find ports that nobody listens on now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [taken.getsockname()[1] for taken in sockets]
     for taken in sockets:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import certifi
 import pytest
 import requests
 
@@ -133,6 +134,16 @@ def test_unknown_authority_is_refused(nginx: Nginx) -> None:
             read(store, MODEL)
         with fault(Refused, f"uploading {store.describe(MODEL)}", "certificate verify failed"):
             store.write(MODEL, io.BytesIO(b"model"))
+
+
+def test_environment_does_not_overrule_the_connection(nginx: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The authorities that the connection names count more than those of the environment."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
+    session = requests.Session()
+    session.verify = str(nginx.authority)
+    with HttpStore(session, f"https://127.0.0.1:{nginx.tls_address.port}/full") as store:
+        store.write(MODEL, io.BytesIO(b"model"))
+        assert read(store, MODEL) == b"model"
 
 
 def test_certificate_of_another_host_is_refused(nginx: Nginx) -> None:

@@ -142,16 +142,20 @@ class Server(ModelServer):
         """Name the server."""
         return "the tests' server"
 
-    def mark(self) -> Mark:
-        """Note what it has said so far."""
-        return {"said": len(self.said)}
-
     def mark_since(self, seconds: float) -> Mark:
         """Note the beginning."""
         return {"said": 0}
 
-    def ask(self) -> None:
+    def mark(self) -> Mark:
+        """Note what it has said so far."""
+        return {"said": len(self.said)}
+
+    def ask(self, mark: Mark) -> Mark:
         """Do one pass of the reload thread."""
+        self._pass()
+        return mark
+
+    def _pass(self) -> None:
         second = self.timestamp.stat().st_mtime_ns // SECOND_NS
         if second == self.seen:
             return

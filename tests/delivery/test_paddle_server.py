@@ -17,7 +17,6 @@ import pytest
 
 from airflow_serving_reload.delivery.errors import Refused, ReloadRefused
 from airflow_serving_reload.delivery.servers.base import Expected, Look, State
-from airflow_serving_reload.delivery.servers.open_inference import OpenInferenceServer
 from airflow_serving_reload.delivery.servers.paddle import PaddleServer
 
 SECOND_NS = 1_000_000_000
@@ -481,15 +480,13 @@ def test_patience() -> None:
 
 
 def test_describing_nothing() -> None:
-    """A server without log and probe, or of a kind that cannot be confirmed, is refused when it is described."""
+    """A server without log and probe is refused when it is described."""
     with pytest.raises(Refused, match="without log_path and probe_url"):
         PaddleServer()
-    with pytest.raises(Refused, match="OpenInferenceServer is not available in this release"):
-        OpenInferenceServer("conn", "model")
 
 
 def test_asking_is_left_to_the_timestamp_file(log: Log) -> None:
     """Asking does nothing to the server, which looks at the timestamp file by itself."""
     before = log.path.read_bytes()
-    log.server.ask()
+    assert log.server.ask({"offset": 1}) == {"offset": 1}
     assert log.path.read_bytes() == before

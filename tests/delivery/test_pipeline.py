@@ -540,7 +540,7 @@ def test_killed_between_publication_and_proof(training: Training, host: Host, mo
         pass
 
     class Deadly(Server):
-        def ask(self) -> None:
+        def ask(self, mark: Any) -> Any:
             raise Killed
 
     training.upload("v1")
@@ -616,7 +616,7 @@ def test_a_server_that_reloads_in_the_very_instant(
 
     def publish_and_load(self: Releases, *arguments: Any) -> Record:
         record = publish(self, *arguments)
-        server.ask()
+        server.ask({})
         return record
 
     monkeypatch.setattr(Releases, "publish", publish_and_load)

@@ -21,7 +21,6 @@ from airflow_serving_reload.delivery.errors import (
 )
 from airflow_serving_reload.operators import (
     DownloadModelOperator,
-    OpenInferenceServer,
     PaddleServer,
     PublishModelOperator,
     ReloadModelOperator,
@@ -292,12 +291,6 @@ def test_connection_without_a_store(workplace, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps({"conn_type": "postgres", "host": "127.0.0.1"}))
     with pytest.raises(Refused, match=r"'postgres'.*fs, ftp, http.*or webhdfs"):
         reload(workplace, conn_id="other")
-
-
-def test_open_inference_server_to_come():
-    """A kind of server that cannot be confirmed yet says so when it is described."""
-    with pytest.raises(Refused, match="not available"):
-        OpenInferenceServer(http_conn_id="c", model_name="m")
 
 
 def test_confirming_nothing_in_particular():

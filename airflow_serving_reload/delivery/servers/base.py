@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_serving_reload.delivery.errors import ReloadRefused
+
+if TYPE_CHECKING:
+    import requests
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +28,12 @@ class Expected:
 
     :param release: name of the release; None if any will do that was asked for after the mark.
     :param mtime_ns: modification time of the timestamp file, nanoseconds since the epoch; None if unknown.
+    :param version: what training calls the model of that release; None if unknown.
     """
 
     release: str | None
     mtime_ns: int | None
+    version: str | None = None
 
 
 class State(Enum):
@@ -50,8 +57,26 @@ class Look:
     evidence: str = ""
 
 
-class ModelServer(ABC):
-    """Description of a running model server; small, and made of plain values so that a Dag can carry it.
+@dataclass(frozen=True, slots=True)
+class HttpClient:
+    """An opened way to a server that speaks HTTP.
+
+    :param session: with authentication, TLS and proxies as they should be.
+    :param base_url: address that every path is appended to.
+    :param timeout: seconds to wait for a connection, and for each next piece of an answer.
+    """
+
+    session: requests.Session
+    base_url: str
+    timeout: tuple[float, float] = (10, 60)
+
+
+Connect = Callable[[str], AbstractContextManager[HttpClient]]
+"""Opens the way that a connection id leads to; how, is not the engine's business."""
+
+
+class ServerDescription(ABC):
+    """Where a model server is and how to confirm it; small, and made of plain values so that a Dag can carry it.
 
     Attributes named in `template_fields` are rendered by Airflow.
     """
@@ -59,16 +84,31 @@ class ModelServer(ABC):
     template_fields: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
+    def open(self, connect: Connect) -> AbstractContextManager[ModelServer]:
+        """Give the server itself, for as long as the context lasts.
+
+        :param connect: opens the way to it, where a connection id stands for one.
+        """
+
+
+class ModelServer(ABC):
+    """A running model server that can be asked."""
+
+    @abstractmethod
     def mark(self) -> Mark:
         """Note where the server stands, right before it is given something to reload."""
 
     @abstractmethod
-    def mark_since(self, seconds: float) -> Mark:
-        """Give the mark for a moment in the past, in seconds since the epoch."""
+    def ask(self, mark: Mark) -> Mark:
+        """Ask for a reload, beyond the timestamp file that has moved.
+
+        :return: the mark, and with it what the server answered.
+        :raises ReloadRefused: it says no.
+        """
 
     @abstractmethod
-    def ask(self) -> None:
-        """Ask for a reload, beyond moving the timestamp file."""
+    def mark_since(self, seconds: float) -> Mark:
+        """Give the mark for a moment in the past, in seconds since the epoch."""
 
     @abstractmethod
     def look(self, expected: Expected, mark: Mark) -> Look:

@@ -9,14 +9,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 from airflow_serving_reload.delivery.errors import Refused
-from airflow_serving_reload.delivery.servers.base import Expected, Look, Mark, ModelServer, State
+from airflow_serving_reload.delivery.servers.base import (
+    Connect,
+    Expected,
+    Look,
+    Mark,
+    ModelServer,
+    ServerDescription,
+    State,
+)
 
 BEGIN = re.compile(r"begin reload model\[(?P<path>.*)\]\.")
 SUCCESS = re.compile(
@@ -34,7 +42,7 @@ BLOCK = 1 << 16
 
 
 @dataclass
-class PaddleServer(ModelServer):
+class PaddleServer(ServerDescription, ModelServer):
     """A Paddle Serving server on the host of the model.
 
     Give its log, an address to probe, or better both. A probe is a GET that must answer 2xx; where the answer is
@@ -61,6 +69,11 @@ class PaddleServer(ModelServer):
         """Refuse a description by which nothing could be confirmed."""
         if not self.log_path and not self.probe_url:
             raise Refused("describing a PaddleServer: without log_path and probe_url nothing tells what it serves")
+
+    @contextmanager
+    def open(self, connect: Connect) -> Iterator[ModelServer]:
+        """Give the server: its log and its probe need no connection."""
+        yield self
 
     def __str__(self) -> str:
         """Name the server for people."""
@@ -91,8 +104,9 @@ class PaddleServer(ModelServer):
                 offset = offset if written is None else position
         return {"file": status.st_ino, "offset": offset}
 
-    def ask(self) -> None:
+    def ask(self, mark: Mark) -> Mark:
         """Do nothing: the timestamp file asks."""
+        return mark
 
     def patience(self, state: State) -> float:
         """Give two intervals for the server to notice, then the time to load."""

@@ -10,13 +10,13 @@ from email.utils import formatdate, parsedate_to_datetime
 from html.parser import HTMLParser
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import requests
 
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
+from airflow_serving_reload.delivery.requests_faults import BUSY, faults_of_requests, without_credentials
 from airflow_serving_reload.delivery.stores.base import SECOND_NS, Entry, FileFacts, Opened, Store
-from airflow_serving_reload.delivery.stores.requests_faults import BUSY, faults_of_requests
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
 
 NO_SUCH_METHOD = frozenset({405, 501})
@@ -38,7 +38,7 @@ class HttpStore(Store):
         self._session = session
         self._base_url = base_url.rstrip("/")
         try:
-            self._public_url = _without_credentials(self._base_url)
+            self._public_url = without_credentials(self._base_url)
         except ValueError:
             raise Refused("opening a store over HTTP: its address is no URL; check the connection's host") from None
         self._timeout = timeout
@@ -67,7 +67,15 @@ class HttpStore(Store):
     def _request(self, method: str, url: str, **options: Any) -> requests.Response:
         """Make a request; only reading follows redirects, since a redirected upload may end as a mere question."""
         redirects = method in ("GET", "HEAD")
-        response = self._session.request(method, url, timeout=self._timeout, allow_redirects=redirects, **options)
+        response = self._session.request(
+            method,
+            url,
+            timeout=self._timeout,
+            allow_redirects=redirects,
+            # said with each request, because the environment's authorities would count more than the session's
+            verify=self._session.verify,
+            **options,
+        )
         if response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
             response.close()
             raise _Answered(response)
@@ -204,7 +212,7 @@ class _Answered(Exception):
         if self.status in BUSY:
             return StoreUnreachable(f"{said}; try again later")
         if self.location is not None and self.status < HTTPStatus.BAD_REQUEST:
-            return Refused(f"{said} to {_without_credentials(self.location)}; give the connection that address")
+            return Refused(f"{said} to {without_credentials(self.location)}; give the connection that address")
         return Refused(f"{said}; {self._advice()}")
 
     def _advice(self) -> str:
@@ -314,8 +322,3 @@ def _unquoted(path: str) -> str:
 
 def _is_folder(url: str) -> bool:
     return urlsplit(url).path.endswith("/")
-
-
-def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

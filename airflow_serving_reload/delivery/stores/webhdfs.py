@@ -16,9 +16,9 @@ from hdfs import Client, HdfsError, InsecureClient
 from requests.auth import HTTPBasicAuth
 
 from airflow_serving_reload.delivery.errors import Refused
+from airflow_serving_reload.delivery.requests_faults import BUSY, faults_of_requests
 from airflow_serving_reload.delivery.stores.base import Entry, FileFacts, Opened, Store
 from airflow_serving_reload.delivery.stores.hadoop_faults import fault_of
-from airflow_serving_reload.delivery.stores.requests_faults import BUSY, faults_of_requests
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
 
 MILLISECOND_NS = 1_000_000

@@ -1,10 +1,11 @@
-"""What goes wrong in stores that speak HTTP, as `requests` tells it, in the words of `errors.py`."""
+"""What goes wrong in stores and servers that speak HTTP, as `requests` tells it, in the words of `errors.py`."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
 
 import requests
 import urllib3
@@ -26,11 +27,14 @@ UNUSABLE_ADDRESS = (
 
 
 @contextmanager
-def faults_of_requests(doing: str) -> Iterator[None]:
+def faults_of_requests(
+    doing: str, *, other_end: str = "store", unreachable: type[Exception] = StoreUnreachable
+) -> Iterator[None]:
     """Translate the exceptions of a `requests` session.
 
     :param doing: begins the messages.
-    :raises StoreUnreachable: the server did not answer, or the transfer broke off.
+    :param other_end: what they call the one that is asked.
+    :param unreachable: raised where it did not answer, or the transfer broke off.
     :raises Refused: the address or the certificates are no good.
     """
     try:
@@ -42,18 +46,27 @@ def faults_of_requests(doing: str) -> Iterator[None]:
         ) from None
     except requests.exceptions.SSLError as error:
         if isinstance(_root_cause(error), BROKEN_TLS):
-            raise StoreUnreachable(f"{doing}: TLS broke off ({_words(error)}); try again") from error
+            raise unreachable(f"{doing}: TLS broke off ({_words(error)}); try again") from error
         raise Refused(f"{doing}: TLS was refused ({_words(error)}); check the certificates") from error
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-        raise StoreUnreachable(
-            f"{doing}: the store cannot be reached ({_words(error)}); check the connection's host and port, "
-            "and whether the store runs"
+        raise unreachable(
+            f"{doing}: the {other_end} cannot be reached ({_words(error)}); check the connection's host and port, "
+            f"and whether the {other_end} runs"
         ) from error
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise StoreUnreachable(f"{doing}: the transfer broke off ({_words(error)}); try again") from error
+        raise unreachable(f"{doing}: the transfer broke off ({_words(error)}); try again") from error
     except OSError as error:
         # what the network does comes as the clients' own faults: this is a file of certificates that is missing
         raise Refused(f"{doing}: {error}; check the connection's settings for TLS") from error
+
+
+def without_credentials(url: str) -> str:
+    """Give an address without the login and the password that somebody may have put into it.
+
+    :raises ValueError: it is no URL.
+    """
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _root_cause(error: BaseException) -> BaseException:
