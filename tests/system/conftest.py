@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import secrets
@@ -23,6 +24,7 @@ from airflow_serving_reload.delivery.upload import DonefileFormat, Uploaded, upl
 from airflow_serving_reload.demo.airflow_stack import AirflowClient, AirflowError, AirflowStack, AssetEvent, DagRun
 from airflow_serving_reload.demo.host import TIMESTAMP_FILE, Answer, Reader, ServingHost
 from airflow_serving_reload.demo.processes import Processes
+from tests.contract.hadoop import Hdfs
 from tests.requirements import require
 
 from .running import DEADLINE_SECONDS, wait_until
@@ -73,6 +75,24 @@ class GuardedStore:
 
 
 @dataclass(frozen=True)
+class HadoopStore:
+    """An HDFS, by its own client.
+
+    :param user: who asks, and what proves it: `fs_ugi` as AFS wants it.
+    """
+
+    hdfs: Hdfs
+    program: Path
+    user: str
+    password: str
+
+    def connection(self) -> str:
+        """Give an Airflow connection to it."""
+        fields = {"conn_type": "hadoop_cli", "host": self.hdfs.url, "password": f"{self.user},{self.password}"}
+        return json.dumps({**fields, "extra": {"hadoop_bin": str(self.program)}})
+
+
+@dataclass(frozen=True)
 class Live:
     """What must not move when a delivery fails: the link, the timestamp file and the answer."""
 
@@ -92,6 +112,7 @@ class System:
     airflow: AirflowStack
     models: tuple[Model, ...]
     guarded_store: GuardedStore
+    hadoop_store: HadoopStore
 
     @property
     def client(self) -> AirflowClient:
@@ -272,6 +293,14 @@ def guarded_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedS
 
 
 @pytest.fixture(scope="session")
+def hadoop_store(running_hdfs: Hdfs, tmp_path_factory: pytest.TempPathFactory) -> HadoopStore:
+    """Make a Hadoop client for an HDFS."""
+    running_hdfs.clear()
+    program = running_hdfs.hadoop.write_client(tmp_path_factory.mktemp("hadoop") / "client")
+    return HadoopStore(running_hdfs, program, getpass.getuser(), f"sesame-{secrets.token_hex(8)}")
+
+
+@pytest.fixture(scope="session")
 def unreachable_url() -> Iterator[str]:
     """Give an address at which nobody listens."""
     with socket.socket() as reserved:
@@ -284,6 +313,7 @@ def system(
     tmp_path_factory: pytest.TempPathFactory,
     trained_models: tuple[Model, ...],
     guarded_store: GuardedStore,
+    hadoop_store: HadoopStore,
     unreachable_url: str,
 ) -> Iterator[System]:
     """Start everything once."""
@@ -302,6 +332,7 @@ def system(
             "UCI_HOUSING_TRAINING_SCHEDULE": "",
             "AIRFLOW_CONN_GUARDED_STORE": guarded_store.connection(guarded_store.password),
             "AIRFLOW_CONN_GUARDED_STORE_WRONG_PASSWORD": guarded_store.connection(guarded_store.wrong_password),
+            "AIRFLOW_CONN_HADOOP_STORE": hadoop_store.connection(),
             "AIRFLOW_CONN_UNREACHABLE_STORE": json.dumps({"conn_type": "http", "host": unreachable_url}),
             "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
         }
@@ -312,6 +343,7 @@ def system(
                 "uci_housing_train",
                 RELOAD,
                 "uci_housing_train_to_serving",
+                "uci_housing_hdfs",
                 "model_rollback",
                 "reload_anything",
                 "live_listener",
@@ -319,7 +351,7 @@ def system(
                 "guarded_reload",
                 "guarded_upload",
             )
-            yield System(host, airflow, trained_models, guarded_store)
+            yield System(host, airflow, trained_models, guarded_store, hadoop_store)
 
 
 @pytest.fixture(scope="session")

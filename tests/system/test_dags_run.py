@@ -545,6 +545,24 @@ def test_no_password_is_written_down(system: System, reader: Reader) -> None:
         assert where(form) == []
 
 
+def test_example_of_the_document_on_hdfs(system: System, reader: Reader) -> None:
+    """Both halves of the document's example run by the Hadoop client, again and again, and no log shows `fs_ugi`."""
+    store = system.hadoop_store
+    for seed in (101, 102):
+        before = reader.last
+        run_id = system.client.trigger("uci_housing_hdfs", {"epochs": 3, "seed": seed})
+        system.client.wait_for_run("uci_housing_hdfs", run_id, seconds=2 * DEADLINE_SECONDS)
+        result = system.client.xcom("uci_housing_hdfs", run_id, "reload_model")
+        assert (result["changed"], result["confirmed"]) == (True, True)
+        assert reader.last is not None
+        assert reader.last != before
+        assert reader.last.release == result["release"]
+        found = {name: facts["length"] for name, facts in store.hdfs.administrator.list("/", status=True)}
+        assert found == {"donefile": 0, "uci_housing.tar.gz": result["bytes"]}
+        for task in ("upload_model", "wait_for_donefile", "reload_model"):
+            assert store.password not in log_of(system, "uci_housing_hdfs", run_id, task)
+
+
 def files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Give all files below a folder: logs and the database."""
     for file in folder.rglob("*"):
