@@ -28,6 +28,9 @@ PERSISTED_AFTER = 5.0
 LONGEST_PAUSE = 60.0
 """Seconds between two tries at a store that cannot be reached, at most."""
 
+RAREST = 6
+"""How many intervals lie between two such tries at most, so that who looks often soon sees the store again."""
+
 UNSETTLED_PAUSE = 0.5
 """Seconds until the next look at a donefile that is too young to be told from its successor, at most."""
 
@@ -116,7 +119,7 @@ class DonefileTrigger(BaseEventTrigger):
         if decision is Decision.UNSETTLED:
             return min(self.poke_interval, UNSETTLED_PAUSE)
         if faults:
-            return max(self.poke_interval, min(LONGEST_PAUSE, 2.0**faults))
+            return max(self.poke_interval, min(LONGEST_PAUSE, RAREST * self.poke_interval, 2.0**faults))
         return self.poke_interval
 
     def _complain(self, fault: Exception, faults: int) -> None:
