@@ -192,17 +192,23 @@ class Ftp(Remote):
 
 
 class OfHdfs(Remote):
-    """The root of an HDFS, which the Hadoop client reads."""
+    """The root of an HDFS, which the Hadoop client reads.
+
+    :param by_client: whether we read it so as well, and not by WebHDFS.
+    """
 
     kind = "hdfs"
 
-    def __init__(self, processes: Processes, hdfs: Hdfs, folder: Path) -> None:
+    def __init__(self, processes: Processes, hdfs: Hdfs, folder: Path, *, by_client: bool = False) -> None:
         self._processes = processes
         self._hdfs = hdfs
         # a look while the server is down then takes one second instead of ten
         self._hadoop = hdfs.hadoop.write_client(folder, {"ipc.client.connect.max.retries": 1})
         host, port = hdfs.namenode.http
         self.connection = {"conn_type": "webhdfs", "host": host, "port": port, "login": getpass.getuser()}
+        if by_client:
+            fields = {"conn_type": "hadoop_cli", "host": hdfs.url, "password": f"{USER},{PASSWORD}"}
+            self.connection = {**fields, "extra": {"hadoop_bin": str(self._hadoop)}}
         self.options = {"type": "hdfs", "hadoop_bin": self._hadoop, "fs_name": hdfs.url, "fs_ugi": f"{USER},{PASSWORD}"}
 
     def put(self, name: str, content: bytes, moment: float) -> None:

@@ -71,7 +71,8 @@ def remote(
             remote = Ftp(stack, folder)
         case _:
             nodes = request.getfixturevalue("processes")
-            remote = OfHdfs(nodes, request.getfixturevalue("hdfs"), folder)
+            by_client = request.param == "hadoop_cli"
+            remote = OfHdfs(nodes, request.getfixturevalue("hdfs"), folder, by_client=by_client)
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
     monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(remote.connection))
     return remote
@@ -138,6 +139,10 @@ def test_side_by_side(
     assert {row.event: row.monitor.verdict for row in rows} == {**right, **FAULTS[remote.kind]}
 
 
+ALL_WAYS = pytest.mark.parametrize("remote", ["general", "ftp", "hdfs", "hadoop_cli"], indirect=True)
+
+
+@ALL_WAYS
 @pytest.mark.parametrize("donefile_format", ["json", "empty"])
 def test_monitor_delivers_what_we_upload(
     remote: Remote, monitor: Monitor, tmp_path: Path, donefile_format: str
@@ -155,6 +160,7 @@ def test_monitor_delivers_what_we_upload(
     assert monitor.live() == "v1"
 
 
+@ALL_WAYS
 def test_we_deliver_what_monitor_does(remote: Remote, monitor: Monitor, provider: Provider, tmp_path: Path) -> None:
     """A model that gets there in the plain way, and then an empty donefile, is delivered by both."""
     (tmp_path / ARCHIVE).write_bytes(packed("v1"))
