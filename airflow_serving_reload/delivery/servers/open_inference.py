@@ -58,13 +58,15 @@ class OpenInferenceServer(ServerDescription):
     of the model, or the answer to the probe, tell which release or version it is, that proves it: metadata by
     `versions` (MLServer repeats what `model-settings.json` says there, Triton the numbers of its folders), an answer
     by `model_version`, and both by `release` or `version` among their `parameters`. A version is what training
-    called the model, as the donefile says; a release is known by the folder to which the model's link leads.
+    called the model, as the donefile says; a release is known by the folder to which the model's link leads. Triton
+    loads a model only if a file in it is newer than before, for which the timestamp file takes care.
 
     :param http_conn_id: Airflow connection of type `http` that leads to it.
     :param model_name: name of the model there.
     :param probe: an inference request, as the protocol writes it in JSON: `{"inputs": [...]}`. It has to be answered,
         and if the answer tells a release or a version, by the expected one.
-    :param load_timeout: seconds that loading the model may take.
+    :param load_timeout: seconds that loading the model may take; be generous, since no order can be taken back, and
+        a server that loads several models at a time may end a load that was given up after the roll-back.
     :param ready_timeout: seconds for which it may be out of reach, and that it may take to answer with the model
         after it said that it has loaded it.
     """
