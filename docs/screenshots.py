@@ -14,7 +14,7 @@ RUN_MILLISECONDS = 120_000
 
 
 def main() -> None:
-    """Save the trigger form, trigger the Dag with it, and save the graph of the run once it has succeeded."""
+    """Save the connection's form and the trigger form, trigger the Dag with it, and save its graph once it succeeded."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url", help="address of Airflow, as the demo prints it")
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="program to run")
@@ -23,10 +23,29 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=options.chromium, args=["--no-sandbox", *QUIET])
         page = browser.new_page(viewport={"width": 1560, "height": 900}, color_scheme="light")
+        page.goto(f"{options.url}/connections")
+        _connection_form(page)
         page.goto(f"{options.url}/dags/{DAG}")
         _trigger_form(page)
         _graph(page)
         browser.close()
+
+
+def _connection_form(page: Page) -> None:
+    page.get_by_role("button", name="Add Connection").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.locator("input[name=connection_id]").fill("hadoop_store")
+    kind = dialog.get_by_role("combobox")
+    kind.click()
+    kind.fill("hadoop")
+    page.get_by_role("option", name="HDFS or AFS by the Hadoop client").wait_for()
+    page.keyboard.press("Enter")
+    for section, field in (("Standard Fields", "fs_ugi"), ("Extra Fields", "hadoop_bin")):
+        dialog.get_by_text(field).first.wait_for(state="attached")
+        if not dialog.get_by_text(field).first.is_visible():
+            dialog.get_by_role("button", name=section, exact=True).click()
+        page.wait_for_timeout(1000)  # the fields unfold
+        dialog.screenshot(path=FOLDER / f"connection-form-{section.split()[0].lower()}.png")
 
 
 def _trigger_form(page: Page) -> None:
