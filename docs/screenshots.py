@@ -14,7 +14,7 @@ RUN_MILLISECONDS = 120_000
 
 
 def main() -> None:
-    """Save the connection's form and the trigger form, trigger the Dag with it, and save its graph once it succeeded."""
+    """Save the forms of a connection and of the trigger, trigger the Dag, and save its graph once it succeeded."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url", help="address of Airflow, as the demo prints it")
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="program to run")
