@@ -1,0 +1,143 @@
+"""Starts what is measured in processes of their own, watches the disk meanwhile, and shows the figures as a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.stores import CONN_ID, Way
+
+REPOSITORY = Path(__file__).parents[2]
+MIB = 1 << 20
+
+LOOK_SECONDS = 0.02
+"""Time between two looks at the disk; what comes and goes in between is not seen."""
+
+BLOCK_BYTES = 512
+"""What file systems count their blocks in."""
+
+MODEL = "model.tar"
+UNPACKED = "trained"
+
+
+class TaskStuckError(Exception):
+    """A task did not end by itself."""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """The serving folder, and whatever else a task may write to, in one folder that is watched.
+
+    :param folder: the folder.
+    """
+
+    folder: Path
+    serving: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the folders."""
+        object.__setattr__(self, "serving", self.folder / "serving")
+        for folder in (self.serving, self.folder / "temporary", self.folder / "airflow"):
+            folder.mkdir(parents=True)
+
+    def upload(self, way: Way, packed: Path) -> dict[str, Any]:
+        """Upload a packed model."""
+        return self._run(way, "upload", {**_remote(way), "local_model_path": str(packed)}, 3600)
+
+    def reload(self, way: Way, seconds: float = 3600) -> dict[str, Any]:
+        """Deliver the model.
+
+        :param seconds: how long that may take.
+        """
+        local = {"local_path": str(self.serving), "local_model_name": "model", "unpacked_filename": UNPACKED}
+        return self._run(way, "reload", {**_remote(way), **local}, seconds)
+
+    def poll(self, way: Way, count: int) -> dict[str, Any]:
+        """Look at the donefile again and again."""
+        return self._run(way, "poll", {"conn_id": CONN_ID, "remote_path": way.remote_path, "count": count}, 3600)
+
+    def _run(self, way: Way, verb: str, arguments: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Run the program of tasks; adds `disk`, bytes that were on the disk at most beyond those before."""
+        outcome = self.folder / "outcome.json"
+        outcome.unlink(missing_ok=True)
+        order = json.dumps({"verb": verb, "arguments": arguments})
+        command = [*way.prefix, sys.executable, "-m", f"{__package__}.task", order, str(outcome)]
+        # what is still to be written of what went before would be in the way
+        os.sync()
+        before = peak = disk_use(self.folder)
+        with (self.folder / "task.log").open("w") as log:
+            process = subprocess.Popen(
+                command, cwd=REPOSITORY, env=self._environment(way), stdout=log, stderr=log, start_new_session=True
+            )
+            try:
+                deadline = time.monotonic() + seconds
+                while process.poll() is None:
+                    if time.monotonic() > deadline:
+                        raise TaskStuckError(f"it was killed after {seconds:g} s")
+                    peak = max(peak, disk_use(self.folder) + deleted_but_open(process.pid))
+                    time.sleep(LOOK_SECONDS)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if not outcome.exists():
+            raise RuntimeError(f"the task failed to {verb}:\n{(self.folder / 'task.log').read_text()}")
+        told: dict[str, Any] = json.loads(outcome.read_text())
+        return {**told, "disk": peak - before}
+
+    def _environment(self, way: Way) -> dict[str, str]:
+        # a proxy between two ends of this host would be measured too
+        inherited = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        home = {"AIRFLOW_HOME": str(self.folder / "airflow"), "TMPDIR": str(self.folder / "temporary")}
+        return {**inherited, **home, **way.variables}
+
+
+def _remote(way: Way) -> dict[str, Any]:
+    return {"conn_id": CONN_ID, "remote_path": way.remote_path, "remote_model_name": MODEL}
+
+
+def returned(told: dict[str, Any]) -> dict[str, Any]:
+    """Give what a task returned that must not fail."""
+    if "fault" in told:
+        raise RuntimeError(f"{told['fault']['kind']}: {told['fault']['words']}")
+    result: dict[str, Any] = told["returned"]
+    return result
+
+
+def disk_use(folder: Path) -> int:
+    """Give how many bytes of the disk the files below a folder take, each file once."""
+    blocks: dict[int, int] = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                status = Path(parent, name).lstat()
+                blocks[status.st_ino] = status.st_blocks
+    return sum(blocks.values()) * BLOCK_BYTES
+
+
+def deleted_but_open(process: int) -> int:
+    """Give how many bytes of the disk the files take that a process has removed but still holds open."""
+    blocks: dict[int, int] = {}
+    with suppress(OSError):
+        for descriptor in Path(f"/proc/{process}/fd").iterdir():
+            with suppress(OSError):
+                status = descriptor.stat()
+                if stat.S_ISREG(status.st_mode) and not status.st_nlink:
+                    blocks[status.st_ino] = status.st_blocks
+    return sum(blocks.values()) * BLOCK_BYTES
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Compose a table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *([*row, *[""] * (len(columns) - len(row))] for row in rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,79 @@
+"""Measure every store over real servers on this host, and print the figures as tables in Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from airflow_serving_reload.demo.processes import Processes
+from tests.bench import faults, model, polls
+from tests.bench.archives import write_model
+from tests.bench.measuring import table
+from tests.stores import STORES, Servers, Way, over_nginx
+
+MEASURED = {**STORES, "http": over_nginx}
+TABLES = {"polls": polls.COLUMNS, "model": model.COLUMNS, "faults": faults.COLUMNS}
+GIB = 1 << 30
+
+Measure = Callable[[str, Way, Path], list[list[str]]]
+
+
+def main() -> None:
+    """Measure what the command line names."""
+    options = _options()
+    # the servers of FTP in this process would tell of each transfer
+    logging.getLogger("pyftpdlib").setLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="bench-") as temporary, Processes() as processes:
+        folder = Path(temporary)
+        packed = folder / "model.tar"
+        measures: dict[str, Measure] = {
+            "polls": polls.measure,
+            "model": partial(model.measure, packed=packed),
+            "faults": faults.measure,
+        }
+        if "model" in options.tables:
+            write_model(packed, int(options.gib * GIB))
+        with Servers(processes, folder) as servers:
+            for name in options.tables:
+                rows = [row for store in options.store for row in _rows(store, servers, folder, measures[name])]
+                _say(f"\n{name}\n\n{table(TABLES[name], rows)}")
+
+
+def _rows(store: str, servers: Servers, folder: Path, measure: Measure) -> list[list[str]]:
+    """Measure one store, and leave nothing of it on the disk."""
+    print(f"{store} ...", file=sys.stderr, flush=True)  # noqa: T201 - what the program is about
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        files = Path(own, "store")
+        files.mkdir()
+        try:
+            with MEASURED[store](servers, files) as way:
+                return measure(store, way, Path(own, "task"))
+        except pytest.skip.Exception as skipped:
+            return [[store, str(skipped)]]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.stores", description=__doc__)
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)}; all of them if left out")
+    parser.add_argument("--store", nargs="+", choices=MEASURED, default=list(MEASURED), help="(default: all)")
+    parser.add_argument("--gib", type=float, default=2, help="size of the model of the table (default: %(default)g)")
+    options = parser.parse_args()
+    options.tables = options.tables or list(TABLES)
+    if unknown := set(options.tables) - set(TABLES):
+        parser.error(f"there is no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
+    return options
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - what the program is for
+
+
+if __name__ == "__main__":
+    main()
