@@ -16,7 +16,7 @@ from tests.stores import Way
 COLUMNS = ("store", "fault", "error", "Airflow retries", "s", "message")
 PATIENCE_SECONDS = 2.0
 STUCK_SECONDS = 90.0
-WORDS = 400
+WORDS = 100
 SMALL_BYTES, LARGE_BYTES = 1 << 16, 24 << 20
 
 

@@ -1,30 +1,26 @@
-"""Starts what is measured in processes of their own, watches the disk meanwhile, and shows the figures as a table."""
+"""Starts what is measured in processes of their own, watches them, and shows the figures as a table."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.bench.watching import Watch, disk_use
 from tests.stores import CONN_ID, Way
 
 REPOSITORY = Path(__file__).parents[2]
 MIB = 1 << 20
 
 LOOK_SECONDS = 0.02
-"""Time between two looks at the disk; what comes and goes in between is not seen."""
-
-BLOCK_BYTES = 512
-"""What file systems count their blocks in."""
+"""Time between two looks at a task; what comes and goes in between is not seen."""
 
 MODEL = "model.tar"
 UNPACKED = "trained"
@@ -34,21 +30,18 @@ class TaskStuckError(Exception):
     """A task did not end by itself."""
 
 
-@dataclass(frozen=True)
 class Workplace:
     """The serving folder, and whatever else a task may write to, in one folder that is watched.
 
-    :param folder: the folder.
+    :param folder: new folder for them.
+    :ivar serving: the server's folder.
     """
 
-    folder: Path
-    serving: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Make the folders."""
-        object.__setattr__(self, "serving", self.folder / "serving")
-        for folder in (self.serving, self.folder / "temporary", self.folder / "airflow"):
-            folder.mkdir(parents=True)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.serving = folder / "serving"
+        for below in (self.serving, folder / "temporary", folder / "airflow"):
+            below.mkdir(parents=True)
 
     def upload(self, way: Way, packed: Path) -> dict[str, Any]:
         """Upload a packed model."""
@@ -67,24 +60,25 @@ class Workplace:
         return self._run(way, "poll", {"conn_id": CONN_ID, "remote_path": way.remote_path, "count": count}, 3600)
 
     def _run(self, way: Way, verb: str, arguments: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Run the program of tasks; adds `disk`, bytes that were on the disk at most beyond those before."""
+        """Run the program of tasks; adds `disk`, beyond what was there, and `child_memory`, as `Watch` has them."""
         outcome = self.folder / "outcome.json"
         outcome.unlink(missing_ok=True)
         order = json.dumps({"verb": verb, "arguments": arguments})
         command = [*way.prefix, sys.executable, "-m", f"{__package__}.task", order, str(outcome)]
         # what is still to be written of what went before would be in the way
         os.sync()
-        before = peak = disk_use(self.folder)
+        before = disk_use(self.folder)
         with (self.folder / "task.log").open("w") as log:
             process = subprocess.Popen(
                 command, cwd=REPOSITORY, env=self._environment(way), stdout=log, stderr=log, start_new_session=True
             )
+            watch = Watch(self.folder, process.pid, disk=before)
             try:
                 deadline = time.monotonic() + seconds
                 while process.poll() is None:
                     if time.monotonic() > deadline:
                         raise TaskStuckError(f"it was killed after {seconds:g} s")
-                    peak = max(peak, disk_use(self.folder) + deleted_but_open(process.pid))
+                    watch.look()
                     time.sleep(LOOK_SECONDS)
             finally:
                 with suppress(ProcessLookupError):
@@ -93,7 +87,7 @@ class Workplace:
         if not outcome.exists():
             raise RuntimeError(f"the task failed to {verb}:\n{(self.folder / 'task.log').read_text()}")
         told: dict[str, Any] = json.loads(outcome.read_text())
-        return {**told, "disk": peak - before}
+        return {**told, "disk": watch.disk - before, "child_memory": watch.child_memory}
 
     def _environment(self, way: Way) -> dict[str, str]:
         # a proxy between two ends of this host would be measured too
@@ -112,29 +106,6 @@ def returned(told: dict[str, Any]) -> dict[str, Any]:
         raise RuntimeError(f"{told['fault']['kind']}: {told['fault']['words']}")
     result: dict[str, Any] = told["returned"]
     return result
-
-
-def disk_use(folder: Path) -> int:
-    """Give how many bytes of the disk the files below a folder take, each file once."""
-    blocks: dict[int, int] = {}
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                status = Path(parent, name).lstat()
-                blocks[status.st_ino] = status.st_blocks
-    return sum(blocks.values()) * BLOCK_BYTES
-
-
-def deleted_but_open(process: int) -> int:
-    """Give how many bytes of the disk the files take that a process has removed but still holds open."""
-    blocks: dict[int, int] = {}
-    with suppress(OSError):
-        for descriptor in Path(f"/proc/{process}/fd").iterdir():
-            with suppress(OSError):
-                status = descriptor.stat()
-                if stat.S_ISREG(status.st_mode) and not status.st_nlink:
-                    blocks[status.st_ino] = status.st_blocks
-    return sum(blocks.values()) * BLOCK_BYTES
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.bench.measuring import MIB, Workplace, disk_use, returned
+from tests.bench.measuring import MIB, Workplace, returned
+from tests.bench.watching import disk_use
 from tests.stores import Way
 
 COLUMNS = (
     "store",
     "upload, s",
-    "its memory, MiB",
+    "its memory + a child's, MiB",
     "its disk, MiB",
     "deliver, s",
-    "its memory, MiB",
+    "its memory + a child's, MiB",
     "its disk beyond the unpacked model, MiB",
 )
 

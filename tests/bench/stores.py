@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -40,7 +41,8 @@ def main() -> None:
         }
         if "model" in options.tables:
             write_model(packed, int(options.gib * GIB))
-        with Servers(processes, folder) as servers:
+        (folder / "servers").mkdir()
+        with Servers(processes, folder / "servers") as servers:
             for name in options.tables:
                 rows = [row for store in options.store for row in _rows(store, servers, folder, measures[name])]
                 _say(f"\n{name}\n\n{table(TABLES[name], rows)}")
@@ -49,14 +51,15 @@ def main() -> None:
 def _rows(store: str, servers: Servers, folder: Path, measure: Measure) -> list[list[str]]:
     """Measure one store, and leave nothing of it on the disk."""
     print(f"{store} ...", file=sys.stderr, flush=True)  # noqa: T201 - what the program is about
-    with tempfile.TemporaryDirectory(dir=folder) as own:
-        files = Path(own, "store")
-        files.mkdir()
-        try:
-            with MEASURED[store](servers, files) as way:
-                return measure(store, way, Path(own, "task"))
-        except pytest.skip.Exception as skipped:
-            return [[store, str(skipped)]]
+    own = folder / store
+    (own / "files").mkdir(parents=True)
+    try:
+        with MEASURED[store](servers, own / "files") as way:
+            return measure(store, way, own / "task")
+    except pytest.skip.Exception as skipped:
+        return [[store, str(skipped)]]
+    finally:
+        shutil.rmtree(own)
 
 
 def _options() -> argparse.Namespace:

@@ -16,22 +16,21 @@ from airflow.sdk import RetryAction
 from airflow_serving_reload.connections import open_store
 from airflow_serving_reload.delivery.stores.base import child
 from airflow_serving_reload.operators import ReloadModelOperator, UploadModelOperator
+from tests.bench.watching import memory_of
 
 if TYPE_CHECKING:
     from airflow_serving_reload.operators.base import DeliveryOperator
-
-KIB = 1024
 
 
 def run(operator: DeliveryOperator) -> dict[str, Any]:
     """Run a task.
 
-    :return: `seconds`; `memory`, how many bytes of it were present at most above those of the imported operator;
-        `child_memory`, those of the largest process that it started; and what it returned, or its `fault`.
+    :return: `seconds`; `memory`, how many bytes of it were present at most above those of the imported operator; and
+        what it `returned`, or its `fault`.
     """
     # from here on the peak counts anew
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
+    before = memory_of("self", "VmRSS")
     began = time.perf_counter()
     try:
         told = {"returned": operator.execute({})}
@@ -39,8 +38,7 @@ def run(operator: DeliveryOperator) -> dict[str, Any]:
         told = {"fault": _fault(operator, error)}
     return {
         "seconds": time.perf_counter() - began,
-        "memory": _status("VmHWM") - before,
-        "child_memory": _memory_of_children(),
+        "memory": memory_of("self", "VmHWM") - before,
         **told,
     }
 
@@ -53,15 +51,6 @@ def _fault(operator: DeliveryOperator, error: Exception) -> dict[str, Any]:
         "words": str(error),
         "is_retried": decision.action is not RetryAction.FAIL,
     }
-
-
-def _status(name: str) -> int:
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
-    return int(line.split()[1]) * KIB
-
-
-def _memory_of_children() -> int:
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * KIB
 
 
 def poll(conn_id: str, remote_path: str, count: int) -> dict[str, Any]:
