@@ -44,9 +44,9 @@ def standby_namenode(running_hdfs: Hdfs, processes: Processes) -> NameNode:
 
 
 @pytest.fixture(scope="session")
-def hadoop_program(running_hdfs: Hdfs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hadoop_program(servers: Servers) -> Path:
     """Make a Hadoop client of the real HDFS."""
-    return running_hdfs.write_client(tmp_path_factory.mktemp("hadoop") / "client")
+    return servers.hadoop_program
 
 
 @pytest.fixture

@@ -69,6 +69,11 @@ class Servers:
         return Hdfs.start(self.processes, self._folder_of("hdfs"))
 
     @cached_property
+    def hadoop_program(self) -> Path:
+        """A Hadoop client of the real HDFS."""
+        return self.hdfs.write_client(self._folder / "hadoop-client")
+
+    @cached_property
     def s3(self) -> S3Server:
         """An S3 server."""
         from tests.contract.object_servers import S3Server
@@ -294,9 +299,15 @@ class HdfsWay(Way):
     """The way into HDFS.
 
     :param hdfs: the nodes.
+    :param scheme: before the host, where the connection wants one.
     """
 
     hdfs: Hdfs
+    scheme: str = ""
+
+    def at(self, address: Address) -> Self:
+        """Give the way to another address."""
+        return self.with_fields(host=f"{self.scheme}{address.host}", port=address.port)
 
     @contextmanager
     def breaking_off(self, after: int) -> Iterator[Self]:
@@ -321,21 +332,34 @@ class HdfsWay(Way):
 def _in_hdfs(servers: Servers, conn_type: str, address: Callable[[Hdfs], Address], **more: Any) -> Iterator[Way]:
     hdfs = servers.hdfs
     hdfs.clear()
-    host, port = address(hdfs)
-    fields = {"conn_type": conn_type, "host": host, "port": port, **more.pop("login", {})}
-    yield HdfsWay(fields=fields, address=address(hdfs), hdfs=hdfs, **more)
+    fields = {"conn_type": conn_type, **more.pop("fields", {})}
+    way = HdfsWay(fields=fields, address=address(hdfs), hdfs=hdfs, **more)
+    yield way.at(address(hdfs))
     hdfs.clear()
 
 
 def over_webhdfs(servers: Servers, _folder: Path) -> AbstractContextManager[Way]:
     """Put the store into HDFS, behind WebHDFS."""
-    return _in_hdfs(servers, "webhdfs", lambda hdfs: hdfs.namenode.http, login={"login": USER})
+    return _in_hdfs(servers, "webhdfs", lambda hdfs: hdfs.namenode.http, fields={"login": USER})
 
 
 def over_hdfs_native(servers: Servers, _folder: Path) -> AbstractContextManager[Way]:
     """Put the store into HDFS, behind its own protocol."""
     environment = {"HADOOP_USER_NAME": USER}
     return _in_hdfs(servers, "hdfs_native", lambda hdfs: hdfs.namenode.rpc, environment=environment)
+
+
+def over_hadoop_cli(servers: Servers, _folder: Path) -> AbstractContextManager[Way]:
+    """Put the store into HDFS, behind the Hadoop client."""
+    return _in_hdfs(
+        servers,
+        "hadoop_cli",
+        lambda hdfs: hdfs.namenode.rpc,
+        fields={"password": f"{USER},{PASSWORD}", "extra": {"hadoop_bin": str(servers.hadoop_program)}},
+        scheme="hdfs://",
+        # it takes a second to start, several on a host that has much to do
+        patience=lambda seconds: {"timeout": seconds + 8},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -420,6 +444,7 @@ STORES: dict[str, Callable[[Servers, Path], AbstractContextManager[Way]]] = {
     "ftps": over_ftps,
     "webhdfs": over_webhdfs,
     "hdfs_native": over_hdfs_native,
+    "hadoop_cli": over_hadoop_cli,
     "file": over_file,
     "s3": over_s3,
     "sftp": over_sftp,

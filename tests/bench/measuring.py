@@ -1,4 +1,4 @@
-"""Starts what is measured in processes of their own, watches them, and shows the figures as a table."""
+"""Starts what is measured in processes of their own, watches them, and shows the figures as rows of a table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,6 @@ def returned(told: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Compose a table in Markdown."""
-    lines = [columns, ["---"] * len(columns), *([*row, *[""] * (len(columns) - len(row))] for row in rows)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+def row(cells: Sequence[str]) -> str:
+    """Compose a row of a table in Markdown."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +15,7 @@ import pytest
 from airflow_serving_reload.demo.processes import Processes
 from tests.bench import faults, model, polls
 from tests.bench.archives import write_model
-from tests.bench.measuring import table
+from tests.bench.measuring import row
 from tests.stores import STORES, Servers, Way, over_nginx
 
 MEASURED = {**STORES, "http": over_nginx}
@@ -44,13 +43,14 @@ def main() -> None:
         (folder / "servers").mkdir()
         with Servers(processes, folder / "servers") as servers:
             for name in options.tables:
-                rows = [row for store in options.store for row in _rows(store, servers, folder, measures[name])]
-                _say(f"\n{name}\n\n{table(TABLES[name], rows)}")
+                columns = TABLES[name]
+                _say(f"\n{name}\n", row(columns), row(["---"] * len(columns)))
+                for store in options.store:
+                    _say(*map(row, _rows(store, servers, folder, measures[name])))
 
 
 def _rows(store: str, servers: Servers, folder: Path, measure: Measure) -> list[list[str]]:
     """Measure one store, and leave nothing of it on the disk."""
-    print(f"{store} ...", file=sys.stderr, flush=True)  # noqa: T201 - what the program is about
     own = folder / store
     (own / "files").mkdir(parents=True)
     try:
@@ -74,8 +74,8 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - what the program is for
+def _say(*lines: str) -> None:
+    print(*lines, sep="\n", flush=True)  # noqa: T201 - what the program is for
 
 
 if __name__ == "__main__":
