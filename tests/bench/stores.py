@@ -28,8 +28,8 @@ Measure = Callable[[str, Way, Path], list[list[str]]]
 def main() -> None:
     """Measure what the command line names."""
     options = _options()
-    # the servers of FTP in this process would tell of each transfer
-    logging.getLogger("pyftpdlib").setLevel(logging.WARNING)
+    # the FTP servers in this process tell of each transfer, unless somebody listens already
+    logging.getLogger("pyftpdlib").addHandler(logging.NullHandler())
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary, Processes() as processes:
         folder = Path(temporary)
         packed = folder / "model.tar"
