@@ -9,7 +9,7 @@ PADDLE_SERVING_VENV := .venv-paddle-serving
 MLSERVER_VENV := .venv-mlserver
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check paddle-serving mlserver hadoop-jars faults format constraints screenshots clean
+.PHONY: help setup demo test bench check paddle-serving mlserver hadoop-jars faults format constraints screenshots clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,9 @@ test: $(VENV)/.ready-for-tests paddle-serving mlserver hadoop-jars ## Run the te
 $(VENV)/.ready-for-tests: $(VENV)/.ready
 	$(BIN)/pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[hdfs,hdfs-native,s3,sftp]' --group test
 	touch $@
+
+bench: $(VENV)/.ready-for-tests hadoop-jars ## Measure every store; BENCH="polls --store ftp" only what it names.
+	$(BIN)/python -m tests.bench.stores $(BENCH)
 
 # Without Maven the tests with a real HDFS are skipped, and say so.
 hadoop-jars: $(VENV)/.ready-for-tests

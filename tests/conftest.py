@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airflow_serving_reload.demo.processes import Processes
+from tests.stores import Servers
 
 if TYPE_CHECKING:
     from tests.contract.hadoop import Hdfs, NameNode
@@ -24,11 +25,16 @@ def processes() -> Iterator[Processes]:
 
 
 @pytest.fixture(scope="session")
-def running_hdfs(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Hdfs:
-    """Start a real HDFS."""
-    from tests.contract.hadoop import Hdfs
+def servers(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Give the servers that are started once for all tests."""
+    with Servers(processes, tmp_path_factory.mktemp("servers")) as servers:
+        yield servers
 
-    return Hdfs.start(processes, tmp_path_factory.mktemp("hdfs"))
+
+@pytest.fixture(scope="session")
+def running_hdfs(servers: Servers) -> Hdfs:
+    """Start a real HDFS."""
+    return servers.hdfs
 
 
 @pytest.fixture(scope="session")
@@ -38,9 +44,9 @@ def standby_namenode(running_hdfs: Hdfs, processes: Processes) -> NameNode:
 
 
 @pytest.fixture(scope="session")
-def hadoop_program(running_hdfs: Hdfs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hadoop_program(servers: Servers) -> Path:
     """Make a Hadoop client of the real HDFS."""
-    return running_hdfs.write_client(tmp_path_factory.mktemp("hadoop") / "client")
+    return servers.hadoop_program
 
 
 @pytest.fixture
@@ -51,21 +57,15 @@ def hdfs(running_hdfs: Hdfs) -> Hdfs:
 
 
 @pytest.fixture(scope="session")
-def s3_server(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def s3_server(servers: Servers) -> S3Server:
     """Start an S3 server."""
-    from tests.contract.object_servers import S3Server
-
-    with S3Server.running(processes, tmp_path_factory.mktemp("s3")) as server:
-        yield server
+    return servers.s3
 
 
 @pytest.fixture(scope="session")
-def ssh_server(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+def ssh_server(servers: Servers) -> SshServer:
     """Start an SSH server."""
-    from tests.contract.object_servers import SshServer
-
-    with SshServer.running(processes, tmp_path_factory.mktemp("ssh")) as server:
-        yield server
+    return servers.ssh
 
 
 @pytest.fixture(scope="session")

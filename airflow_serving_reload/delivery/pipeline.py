@@ -65,7 +65,10 @@ class Remote:
             version = self.look()
             if version is None:
                 where = self.store.describe(child(self.path, self.donefile))
-                raise NotThereYet(f"looking at {where}: there is no donefile; training has not finished a model yet")
+                raise NotThereYet(
+                    f"looking at {where}: there is no donefile; wait until training has finished a model, or check "
+                    "remote_path and remote_donefile_name"
+                )
             if version.settled:
                 return version
             time.sleep(pause)
@@ -239,8 +242,8 @@ def _fetch(
                 limits=limits,
             )
             check(moved, version, remote.describe())
-        except (Corrupt, NotThereYet, Refused, StoreUnreachable):
-            if remote.look() == version:
+        except (Corrupt, NotThereYet, Refused, StoreUnreachable) as fault:
+            if _look_behind(remote, fault) == version:
                 raise
         else:
             if remote.look() == version:
@@ -252,6 +255,16 @@ def _fetch(
         f"fetching {remote.describe()}: its donefile changed each of "
         f"{FETCHES_AT_MOST} times before the model was here; upload less often"
     )
+
+
+def _look_behind(remote: Remote, fault: DeliveryError) -> DonefileVersion | None:
+    """Look at the donefile behind a fault, which tells more than that the store is still gone."""
+    try:
+        return remote.look()
+    except StoreUnreachable:
+        if isinstance(fault, StoreUnreachable):
+            raise fault from fault.__cause__
+        raise
 
 
 def fetch_unpacked(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_serving_reload.demo.processes import Processes
+from tests.stores import Servers
 
 from .nginx import Nginx
 
@@ -30,6 +30,6 @@ def _fits(item: pytest.Item) -> bool:
 
 
 @pytest.fixture(scope="session")
-def nginx(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Nginx:
+def nginx(servers: Servers) -> Nginx:
     """Start nginx with all its variants."""
-    return Nginx.start(processes, tmp_path_factory.mktemp("nginx"))
+    return servers.nginx

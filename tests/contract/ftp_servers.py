@@ -89,6 +89,7 @@ class PyFtpServer:
         self.authorizer.add_user(USER, PASSWORD, str(folder), perm=EVERYTHING)
         self.authorizer.add_anonymous(str(folder), perm=READING)
         self.folder = folder
+        self.handler = handler
         self.commands: list[str] = []
         """Everything that clients said, in order."""
         known = {name: facts for name, facts in FTPHandler.proto_cmds.items() if name not in without}
@@ -138,6 +139,23 @@ def tls_handler(authority: Authority, folder: Path, **attributes: Any) -> dict[s
         **files,
         **attributes,
     }
+
+
+def dying(server: PyFtpServer, after: int) -> dict[str, Any]:
+    """Give the arguments that make a pyftpdlib like another one shut down in the middle of a file.
+
+    :param after: bytes of the file that it sends before.
+    """
+    kind = server.handler.dtp_handler
+
+    class Dying(kind):  # type: ignore[misc, valid-type]
+        def send(self, data: bytes) -> int:
+            sent: int = super().send(data)
+            if self.tot_bytes_sent >= after:
+                self.cmd_channel.server.close_all()
+            return sent
+
+    return {"dtp_handler": Dying, "use_sendfile": False}
 
 
 VSFTPD_CONFIGURATION = """

@@ -63,6 +63,7 @@ http {{
     location ~ /forbidden$ {{ deny all; }}
     location /moved/ {{ rewrite ^/moved/(.*)$ /full/$1 redirect; }}
     location /around/ {{ return 302 $request_uri; }}
+    location /without-models/ {{ alias files/with-password/models/; location ~ [.]tar$ {{ deny all; }} }}
     {locations}
   }}
 }}

@@ -121,3 +121,10 @@ def nobody() -> Iterator[Address]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield Address("127.0.0.1", taken.getsockname()[1])
+
+
+@contextmanager
+def silence() -> Iterator[Address]:
+    """Give an address where connections are taken and nothing is ever answered."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield Address("127.0.0.1", listener.getsockname()[1])

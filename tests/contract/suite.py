@@ -630,10 +630,14 @@ class NetworkStoreContract(StoreContract):
 
     @pytest.mark.needs(tells_times=True)
     def test_transfer_that_stays_broken_is_unreachable(self, bench: NetworkBench) -> None:
-        """A transfer that breaks off and cannot go on is unreachable, after one attempt for each pause."""
+        """A transfer that breaks off and cannot go on is unreachable, and says what it was that broke off."""
         bench.put(MODEL, random_bytes(2 * CHUNK), mtime=LONG_AGO)
         proxy = self.proxy(bench, cuts=[CHUNK], gone_after=1)
-        with proxy.running(), bench.connect(proxy.address) as store, pytest.raises(StoreUnreachable):
+        with (
+            proxy.running(),
+            bench.connect(proxy.address) as store,
+            fault(StoreUnreachable, f"reading {store.describe(MODEL)}"),
+        ):
             read(store, MODEL)
 
     @pytest.mark.parametrize("same_second", [False, True])

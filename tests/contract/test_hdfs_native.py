@@ -119,6 +119,17 @@ def test_silent_server_is_unreachable(bench: NativeHdfsBench) -> None:
                     operation(MODEL)
 
 
+def test_lost_datanodes_are_unreachable(bench: NativeHdfsBench) -> None:
+    """Where no DataNode that has the bytes can be reached, the store is unreachable, in plain words."""
+    bench.put(MODEL, b"model")
+    with (
+        CuttingProxy(bench.address, gone_after=1).running() as proxy,
+        bench.connect(proxy.address) as store,
+        fault(StoreUnreachable, f"reading {store.describe(MODEL)} at byte 0: DataTransferError: All DataNodes failed;"),
+    ):
+        read(store, MODEL)
+
+
 def test_lost_connection_is_made_again(bench: NativeHdfsBench) -> None:
     """A connection to the NameNode that ended between two questions is no fault."""
     bench.put(MODEL, b"model")

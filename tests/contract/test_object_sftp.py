@@ -68,7 +68,7 @@ def test_missing_permission_is_refused(bench: SftpBench, ssh_server: SshServer, 
     bench.put(f"{DONEFILE}/below" if doing == "listing" else DONEFILE, b"old")
     with (
         bench.connect(ssh_server.closed_address) as store,
-        fault(Refused, f"{doing} {store.describe(DONEFILE)}", "Permission denied"),
+        fault(Refused, f"{doing} {store.describe(DONEFILE)}", "Permission denied", "what they may do"),
     ):
         OPERATIONS[doing](store)
 
@@ -80,7 +80,7 @@ def test_silent_server_is_unreachable(bench: SftpBench, doing: str) -> None:
         address = Address("127.0.0.1", listener.getsockname()[1])
         with (
             bench.connect(address, connect_timeout=0.1) as store,
-            fault(StoreUnreachable, f"{doing} {store.describe(DONEFILE)}", "imeout"),
+            fault(StoreUnreachable, f"{doing} {store.describe(DONEFILE)}", "no answer in time"),
         ):
             OPERATIONS[doing](store)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -196,7 +197,7 @@ def test_no_donefile(training: Training, host: Host) -> None:
     training.upload("v1")
     training.donefile.unlink()
     state = State(host)
-    with pytest.raises(NotThereYet, match=f"looking at {training.donefile}: there is no donefile; training has not"):
+    with pytest.raises(NotThereYet, match=f"looking at {training.donefile}: there is no donefile; wait until"):
         bring(training, host)
     assert state.is_unchanged()
 
@@ -365,6 +366,28 @@ def test_a_store_that_breaks_off(training: Training, host: Host) -> None:
         bring(training, host)
     assert version_in(host.model) == "v0"
     assert list(host.temporary.iterdir()) == []
+
+
+def test_a_store_that_breaks_off_and_is_gone(training: Training, host: Host) -> None:
+    """Where nothing can be reached behind a break, the fault is the break, and not the look at the donefile."""
+
+    class Gone(FileSystemStore):
+        resume_pauses = ()
+
+        @contextmanager
+        def _open(self, path: str, offset: int, expected: FileFacts | None) -> Iterator[Opened]:
+            with super()._open(path, offset, expected) as opened:
+                if path.endswith("/donefile"):
+                    yield opened
+                else:
+                    training.root.rename(training.root.with_name("elsewhere"))
+                    yield replace(opened, reader=io.BytesIO())
+
+    training.drop(GOOD)
+    training.remote = pipeline.Remote(Gone(training.root), "/models", "model.tar.gz", "donefile")
+    with pytest.raises(StoreUnreachable, match=r"reading .*/model.tar.gz: it broke off after 0 of"):
+        bring(training, host)
+    assert version_in(host.model) == "v0"
 
 
 def test_one_pass(training: Training, host: Host) -> None:

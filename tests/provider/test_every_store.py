@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,122 +22,24 @@ from airflow_serving_reload.operators import (
 )
 from airflow_serving_reload.sensors import DonefileSensor
 from airflow_serving_reload.triggers import DonefileTrigger
-from tests.contract.bench import PASSWORD, USER
-from tests.contract.certificates import Authority
-from tests.contract.embedded import start as start_embedded_store
-from tests.contract.ftp_servers import EVERYTHING, PyFtpServer, tls_handler
-from tests.contract.object_servers import BUCKET, REGION, S3Bench
+from tests.contract.bench import PASSWORD
+from tests.stores import STORES, Servers
 
 from .conftest import Workplace
 from .test_trigger import running
 
 NAMES = ("with space", "hash#mark", "per%cent", "-leading-dash", "中文", ".hidden")
 
-Connect = Callable[..., None]
 
-
-@pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
-    """Give what makes the connection to the store out of its fields."""
-
-    def connect(conn_type: str, **fields: Any) -> None:
-        monkeypatch.setenv("AIRFLOW_CONN_MODEL_STORE", json.dumps({"conn_type": conn_type, **fields}))
-
-    return connect
-
-
-@pytest.fixture
-def over_fs(workplace: Workplace) -> Workplace:
-    """Put the store into a folder."""
-    return workplace
-
-
-@pytest.fixture
-def over_http(workplace: Workplace, connect: Connect, processes, tmp_path_factory) -> Workplace:
-    """Put the store behind HTTP, with a password."""
-    folder = tmp_path_factory.mktemp("http")
-    (folder / "password").write_text(PASSWORD)
-    host, port = start_embedded_store(processes, folder, "--user", USER, "--password-file", str(folder / "password"))
-    connect("http", host=host, port=port, login=USER, password=PASSWORD)
-    return workplace
-
-
-@pytest.fixture
-def over_ftp(workplace: Workplace, connect: Connect) -> Iterator[Workplace]:
-    """Put the store behind FTP, without a login."""
-    with PyFtpServer(workplace.store).running() as server:
-        server.authorizer.user_table["anonymous"]["perm"] = EVERYTHING
-        connect("ftp", host=server.address.host, port=server.address.port)
-        yield workplace
-
-
-@pytest.fixture
-def over_ftps(workplace: Workplace, connect: Connect, tmp_path: Path) -> Iterator[Workplace]:
-    """Put the store behind FTP that wants TLS and a password."""
-    authority = Authority(tmp_path)
-    with PyFtpServer(workplace.store, **tls_handler(authority, tmp_path)).running() as server:
-        extra = {"tls": True, "verify": str(authority.certificate)}
-        connect(
-            "ftp",
-            host=server.address.host,
-            port=server.address.port,
-            login=USER,
-            password=PASSWORD,
-            extra=extra,
-        )
-        yield workplace
-
-
-@pytest.fixture
-def over_webhdfs(workplace: Workplace, connect: Connect, hdfs) -> Workplace:
-    """Put the store into HDFS, behind WebHDFS."""
-    host, port = hdfs.namenode.http
-    connect("webhdfs", host=host, port=port, login=USER)
-    return workplace
-
-
-@pytest.fixture
-def over_hdfs_native(workplace: Workplace, connect: Connect, hdfs, monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    """Put the store into HDFS, behind its own protocol."""
-    monkeypatch.setenv("HADOOP_USER_NAME", USER)
-    host, port = hdfs.namenode.rpc
-    connect("hdfs_native", host=host, port=port)
-    return workplace
-
-
-@pytest.fixture
-def over_file(workplace: Workplace) -> Workplace:
-    """Name the store's folder as object storage."""
-    return replace(workplace, remote_path=f"file://{workplace.store}/models")
-
-
-@pytest.fixture
-def over_s3(workplace: Workplace, connect: Connect, s3_server) -> Workplace:
-    """Put the store into a bucket."""
-    S3Bench(s3_server).store.close()
-    connect(
-        "aws",
-        login=USER,
-        password=PASSWORD,
-        extra={"endpoint_url": s3_server.url, "region_name": REGION},
-    )
-    return replace(workplace, remote_path=f"s3://{BUCKET}/models")
-
-
-@pytest.fixture
-def over_sftp(workplace: Workplace, connect: Connect, ssh_server) -> Workplace:
-    """Put the store behind SFTP, with a key."""
-    host, port = ssh_server.address
-    extra = {"key_file": str(ssh_server.folder / "user_key"), "host_key": ssh_server.host_key}
-    connect("sftp", host=host, port=port, login=getpass.getuser(), extra=extra)
-    return replace(workplace, remote_path=f"sftp://{workplace.store}/models")
-
-
-@pytest.fixture(params=["fs", "http", "ftp", "ftps", "webhdfs", "hdfs_native", "file", "s3", "sftp"])
-def place(request: pytest.FixtureRequest) -> Workplace:
+@pytest.fixture(params=STORES)
+def place(
+    request: pytest.FixtureRequest, workplace: Workplace, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Workplace]:
     """Give the folders of training and serving, with each kind of store between them."""
-    place: Workplace = request.getfixturevalue(f"over_{request.param}")
-    return place
+    with STORES[request.param](servers, workplace.store) as way:
+        for name, value in way.variables.items():
+            monkeypatch.setenv(name, value)
+        yield replace(workplace, remote_path=way.remote_path)
 
 
 def reload(place: Workplace, **arguments: Any) -> dict[str, Any]:

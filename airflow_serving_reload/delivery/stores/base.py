@@ -373,6 +373,7 @@ class RemoteFile:
 
     def _go_on(self, broken: StoreUnreachable) -> None:
         """Open the file again behind the last byte that came, or give up with the fault that broke it."""
+        first = broken
         while self._attempt < len(self._store.resume_pauses):
             pause = self._store.resume_pauses[self._attempt]
             self._attempt += 1
@@ -389,7 +390,7 @@ class RemoteFile:
                     "still the same: fetch it from the beginning"
                 ) from broken
             return
-        raise broken
+        raise first
 
     def _reopen(self, expected: FileFacts | None) -> Opened:
         with self._store._errors(f"opening {self._store.describe(self._path)}"):

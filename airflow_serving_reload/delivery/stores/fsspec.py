@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from fsspec import AbstractFileSystem
+from fsspec.exceptions import FSTimeoutError
 
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.stores.base import SECOND_NS, Entry, FileFacts, Opened, Store
@@ -373,7 +374,7 @@ def _fault(error: Exception, doing: str) -> DeliveryError | None:
         if type(error.__cause__).__name__ == "NoSuchBucket":
             return Refused(f"{said}; check the bucket's name, or make the bucket")
         return NotThereYet(f"{doing}: it does not exist; check the path if it should")
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or type(error).__name__ == "SFTPPermissionDenied":
         return Refused(f"{said}; check the connection's login and password, and what they may do")
     if _is_refusal(error):
         return Refused(f"{said}; check the path, and the connection's settings")
@@ -406,6 +407,8 @@ def _status(error: Exception) -> int | None:
 
 def _words(error: BaseException) -> str:
     """Give the words of a fault and of what it began with."""
+    if isinstance(error, FSTimeoutError):
+        return "no answer in time"
     cause = error
     while inner := cause.__cause__ or cause.__context__:
         cause = inner

@@ -252,7 +252,7 @@ def _as_fault(doing: str, error: RuntimeError) -> DeliveryError:
     if told is not None and told[2]:
         return fault_of(doing, told[2], told[3].partition("\\n")[0].replace('\\"', '"'))
     # the library goes on with all that it knows of its DataNodes
-    words = str(error).partition(": [")[0]
+    words = str(error).partition(": [")[0].replace('("', ": ").removesuffix('")')
     if told is not None and told[1] in SETTINGS_AT_FAULT:
         return Refused(f"{doing}: {words}; check the connection's host, port and settings")
     return StoreUnreachable(f"{doing}: {words}; check whether the DataNodes run, and try again")

@@ -1,0 +1,97 @@
+"""The program that is measured: one task of the provider, or a row of polls, and what it says of itself behind it."""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import RetryAction
+
+from airflow_serving_reload.connections import open_store
+from airflow_serving_reload.delivery.stores.base import child
+from airflow_serving_reload.operators import ReloadModelOperator, UploadModelOperator
+from tests.bench.watching import memory_of
+
+if TYPE_CHECKING:
+    from airflow_serving_reload.operators.base import DeliveryOperator
+
+
+def run(operator: DeliveryOperator) -> dict[str, Any]:
+    """Run a task.
+
+    :return: `seconds`; `memory`, how many bytes of it were present at most above those of the imported operator; and
+        what it `returned`, or its `fault`.
+    """
+    # from here on the peak counts anew
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory_of("self", "VmRSS")
+    began = time.perf_counter()
+    try:
+        told = {"returned": operator.execute({})}
+    except Exception as error:  # noqa: BLE001 - what it raises is what is asked for
+        told = {"fault": _fault(operator, error)}
+    return {
+        "seconds": time.perf_counter() - began,
+        "memory": memory_of("self", "VmHWM") - before,
+        **told,
+    }
+
+
+def _fault(operator: DeliveryOperator, error: Exception) -> dict[str, Any]:
+    assert operator.retry_policy
+    decision = operator.retry_policy.evaluate(error, try_number=1, max_tries=3)
+    return {
+        "kind": type(error).__name__,
+        "words": str(error),
+        "is_retried": decision.action is not RetryAction.FAIL,
+    }
+
+
+def poll(conn_id: str, remote_path: str, count: int) -> dict[str, Any]:
+    """Look at an unchanged donefile, as the trigger does.
+
+    :param count: how often, behind a first look that connects.
+    :return: `first`, seconds of that look; of the others `seconds`, their median, and `cpu_seconds` of each one, those
+        of processes that it starts included.
+    """
+    donefile = child(remote_path, "donefile")
+    with open_store(conn_id, remote_path) as store:
+        began = time.perf_counter()
+        known = store.donefile(donefile)
+        first = time.perf_counter() - began
+        assert known is not None
+        took = []
+        cpu_before = _cpu_seconds()
+        for _ in range(count):
+            began = time.perf_counter()
+            seen = store.donefile(donefile)
+            took.append(time.perf_counter() - began)
+            assert seen == known
+        cpu_seconds = (_cpu_seconds() - cpu_before) / count
+    return {"first": first, "seconds": statistics.median(took), "cpu_seconds": cpu_seconds}
+
+
+def _cpu_seconds() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def main(order: Mapping[str, Any], outcome: Path) -> None:
+    """Do what is asked and write down the outcome."""
+    verb, arguments = order["verb"], order["arguments"]
+    if verb == "poll":
+        told = poll(**arguments)
+    else:
+        kind = {"upload": UploadModelOperator, "reload": ReloadModelOperator}[verb]
+        told = run(kind(task_id=verb, **arguments))
+    outcome.write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), Path(sys.argv[2]))
