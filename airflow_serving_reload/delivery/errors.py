@@ -25,7 +25,15 @@ class NotThereYet(DeliveryError):
 
 
 class StoreUnreachable(DeliveryError):
-    """The store did not answer, answered that it cannot at the moment, or broke off; a retry may succeed."""
+    """The store did not answer, answered that it cannot at the moment, or broke off; a retry may succeed.
+
+    :param message: what went wrong.
+    :param retry_after: seconds after which the store wants to be asked again, if it says so.
+    """
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Refused(DeliveryError):

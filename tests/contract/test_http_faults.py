@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
+from airflow_serving_reload.delivery.stores import base
 from airflow_serving_reload.delivery.stores.base import Entry
 from airflow_serving_reload.delivery.stores.http import HttpStore
 
@@ -91,6 +92,41 @@ def test_upload_that_is_too_large_is_refused(nginx: Nginx, size: int) -> None:
     with fault(Refused, f"uploading {bench.store.describe(MODEL)}", "413", "client_max_body_size"):
         bench.store.write(MODEL, io.BytesIO(bytes(size)))
     assert bench.names("/models") == []
+
+
+def test_fault_tells_when_to_come_again() -> None:
+    """When a busy server wants to be asked again goes with the fault, be it told in seconds or as a date."""
+    told = {
+        "Retry-After: 7": 7,
+        "Retry-After: Sun, 13 Sep 2020 12:27:40 GMT": 60,
+        "Retry-After: Sun, 13 Sep 2020 12:25:40 GMT": 0,
+        "Retry-After: soon": 0,
+        "X-Nothing: 1": 0,
+    }
+    now = LAST_MODIFIED.replace("Last-Modified", "Date")
+    for header, seconds in told.items():
+        busy = answer("503 Service Unavailable", "Content-Length: 0", now, header)
+        with Answers([busy]).running() as server, answering(server) as store:
+            with pytest.raises(StoreUnreachable) as caught:
+                store.stat(MODEL)
+            assert caught.value.retry_after == seconds
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
+def test_transfer_goes_on_when_the_server_wants_it_to(status: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A transfer that broke off goes on not before the time that a busy server told."""
+    busy = answer(status, "Content-Length: 0", "Retry-After: 1")
+    with Answers([BEGINNING, busy, part(400)]).running() as server, answering(server) as store:
+        assert read(store, MODEL) == BODY
+    assert "going on in 1.0 s" in caplog.text
+
+
+def test_no_server_lets_a_transfer_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late a busy server wants to be asked again, a transfer waits no longer than its bound."""
+    monkeypatch.setattr(base, "LONGEST_PAUSE", 0.01)
+    busy = answer("503 Service Unavailable", "Content-Length: 0", "Retry-After: 86400")
+    with Answers([BEGINNING, busy, part(400)]).running() as server, answering(server) as store:
+        assert read(store, MODEL) == BODY
 
 
 # redirects
@@ -209,6 +245,16 @@ def test_unusable_address_is_refused(base_url: str) -> None:
 # lengths
 
 
+@pytest.mark.parametrize("length", [5, 12, 40, 60, 80])
+def test_head_that_breaks_off_is_unreachable(length: int) -> None:
+    """A head that breaks off, be it between its lines, is no answer of fewer headers: the same request may succeed."""
+    head = answer("200 OK", "Content-Length: 0", LAST_MODIFIED, 'ETag: "1"')[:length]
+    with Answers([head]).running() as server, answering(server) as store:
+        for operation, doing in ((store.stat, "asking for"), (store.donefile, "opening"), (store.list, "listing")):
+            with fault(StoreUnreachable, f"{doing} {store.describe(MODEL)}"):
+                operation(MODEL)
+
+
 def test_short_body_is_unreachable() -> None:
     """A body shorter than announced is never taken for whole, however often it comes."""
     short = answer("200 OK", "Content-Length: 1000", LAST_MODIFIED, body=BODY[:400])
@@ -255,6 +301,17 @@ def test_stalled_body_is_unreachable() -> None:
         store.resume_pauses = ()
         with store, fault(StoreUnreachable, f"reading {store.describe(MODEL)}", "timed out"):
             read(store, MODEL)
+
+
+def test_stalled_body_goes_on_behind_its_last_byte() -> None:
+    """Whatever came before a server stopped sending is kept, and the transfer goes on behind it."""
+    short = answer("200 OK", "Content-Length: 1000", 'ETag: "1"', LAST_MODIFIED, body=BODY[:400])
+    with Answers([short, part(400)], stalling=True).running() as server:
+        store = HttpStore(requests.Session(), f"http://127.0.0.1:{server.address.port}", timeout=(10, 0.1))
+        store.resume_pauses = (0,)
+        with store:
+            assert read(store, MODEL) == BODY
+    assert "Range: bytes=400-" in server.asked[1]
 
 
 def test_encoded_body_is_taken_as_it_is() -> None:

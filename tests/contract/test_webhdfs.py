@@ -199,6 +199,26 @@ def test_server_of_another_kind_is_refused(status: str, words: Sequence[str], bo
         store.stat(MODEL)
 
 
+def test_fault_tells_when_to_come_again() -> None:
+    """When a busy server wants to be asked again goes with the fault."""
+    busy = answer("503 Service Unavailable", "Content-Length: 0", "Retry-After: 7")
+    with Answers([busy]).running() as server, open_webhdfs(server.address) as store:
+        with pytest.raises(StoreUnreachable) as caught:
+            store.stat(MODEL)
+        assert caught.value.retry_after == 7
+
+
+@pytest.mark.parametrize("end", [b"Content-Le", b"Content-Length: 5\r\n", b"Location: http://127.0.0.1:1"])
+def test_head_that_breaks_off_is_unreachable(end: bytes) -> None:
+    """A head that breaks off is no answer of another kind: the same request may succeed."""
+    for status in (b"200 OK", b"307 Temporary Redirect"):
+        server = Answers([b"HTTP/1.1 %b\r\n%b" % (status, end)])
+        with server.running(), open_webhdfs(server.address) as store:
+            for operation, doing in ((store.stat, "asking for"), (store.donefile, "opening"), (store.list, "listing")):
+                with fault(StoreUnreachable, f"{doing} {store.describe(MODEL)}"):
+                    operation(MODEL)
+
+
 @pytest.mark.parametrize("body", [b"<html>hello</html>", b"[]", b"{}", b'{"FileStatus": {}}'])
 def test_answer_of_another_kind_is_refused(body: bytes) -> None:
     """An answer that is good but not WebHDFS's is refused, and says what to check."""

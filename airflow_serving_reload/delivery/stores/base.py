@@ -23,6 +23,9 @@ SECOND_NS = 1_000_000_000
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.part", re.DOTALL)
 """Temporary names of uploads."""
 
+LONGEST_PAUSE = 30.0
+"""Seconds that a transfer waits at most before it goes on, whatever the store asks for."""
+
 DEEPEST = 100
 """Folders one in the other that are walked at most."""
 
@@ -87,7 +90,10 @@ class Store(ABC):
     """
 
     resume_pauses: Sequence[float] = (0.5, 2.0, 5.0)
-    """Seconds to wait before each attempt to go on with a file that broke off without a byte in between."""
+    """Seconds to wait before each attempt to go on with a file that broke off without a byte in between.
+
+    Where the store says when to come again it may be longer, up to a bound.
+    """
 
     def __enter__(self) -> Self:
         """Use the store until the end of the `with` block."""
@@ -375,7 +381,7 @@ class RemoteFile:
         """Open the file again behind the last byte that came, or give up with the fault that broke it."""
         first = broken
         while self._attempt < len(self._store.resume_pauses):
-            pause = self._store.resume_pauses[self._attempt]
+            pause = max(self._store.resume_pauses[self._attempt], min(broken.retry_after, LONGEST_PAUSE))
             self._attempt += 1
             log.warning("%s; going on in %s s", broken, pause)
             time.sleep(pause)

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from email.utils import formatdate, parsedate_to_datetime
+from email.utils import formatdate
 from html.parser import HTMLParser
 from http import HTTPStatus
 from typing import Any
@@ -17,6 +17,7 @@ import requests
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.requests_faults import BUSY, faults_of_requests, without_credentials
 from airflow_serving_reload.delivery.stores.base import SECOND_NS, Entry, FileFacts, Opened, Store
+from airflow_serving_reload.delivery.stores.requests_answers import Body, expect_whole_heads, http_date, retry_after
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
 
 NO_SUCH_METHOD = frozenset({405, 501})
@@ -35,6 +36,7 @@ class HttpStore(Store):
     """
 
     def __init__(self, session: requests.Session, base_url: str, *, timeout: tuple[float, float] = (10, 60)) -> None:
+        expect_whole_heads(session)
         self._session = session
         self._base_url = base_url.rstrip("/")
         try:
@@ -109,7 +111,7 @@ class HttpStore(Store):
                     f"opening {self.describe(path)}: the server does not tell its length, so that a transfer that "
                     "breaks off would look complete; let the server send Content-Length"
                 )
-            yield Opened(facts, _Body(response), _first_byte(response))
+            yield Opened(facts, Body(response.raw), _first_byte(response))
 
     def _list(self, folder: str) -> list[Entry] | None:
         doing = f"listing {self.describe(folder)}"
@@ -204,13 +206,14 @@ class _Answered(Exception):
         self.method = response.request.method
         self.url = response.url
         self.location = response.headers.get("Location")
+        self.retry_after = retry_after(response)
 
     def as_fault(self, doing: str) -> DeliveryError:
         said = f"{doing}: the server answered {self}"
         if self.status in (404, 410):
             return NotThereYet(f"{said}; check the path if it should be there")
         if self.status in BUSY:
-            return StoreUnreachable(f"{said}; try again later")
+            return StoreUnreachable(f"{said}; try again later", self.retry_after)
         if self.location is not None and self.status < HTTPStatus.BAD_REQUEST:
             return Refused(f"{said} to {without_credentials(self.location)}; give the connection that address")
         return Refused(f"{said}; {self._advice()}")
@@ -227,17 +230,6 @@ class _Answered(Exception):
         return "check the connection's host and the path"
 
 
-class _Body:
-    """The bytes of an answer as they were sent, no content encoding undone."""
-
-    def __init__(self, response: requests.Response) -> None:
-        self._raw = response.raw
-
-    def read(self, size: int = -1, /) -> bytes:
-        data: bytes = self._raw.read(size if size >= 0 else None, decode_content=False)
-        return data
-
-
 def _facts(response: requests.Response) -> FileFacts:
     headers = response.headers
     if "Content-Range" in headers:
@@ -245,13 +237,13 @@ def _facts(response: requests.Response) -> FileFacts:
     else:
         total = headers.get("Content-Length", "")
     etag = headers.get("ETag")
-    modified = _http_date(headers.get("Last-Modified"))
+    modified = http_date(headers.get("Last-Modified"))
     return FileFacts(
         size=int(total) if total.isdecimal() else None,
         mtime_ns=modified,
         resolution_ns=SECOND_NS,
         etag=etag if etag and not etag.startswith("W/") else None,
-        observed_ns=_http_date(headers.get("Date")) or time.time_ns(),
+        observed_ns=http_date(headers.get("Date")) or time.time_ns(),
     )
 
 
@@ -270,15 +262,6 @@ def _first_byte(response: requests.Response) -> int:
     if told is None:
         raise _Answered(response)
     return int(told[1])
-
-
-def _http_date(value: str | None) -> int | None:
-    if value is None:
-        return None
-    try:
-        return int(parsedate_to_datetime(value).timestamp()) * SECOND_NS
-    except ValueError:
-        return None
 
 
 class _Anchors(HTMLParser):

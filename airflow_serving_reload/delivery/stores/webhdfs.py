@@ -15,10 +15,11 @@ import requests
 from hdfs import Client, HdfsError, InsecureClient
 from requests.auth import HTTPBasicAuth
 
-from airflow_serving_reload.delivery.errors import Refused
+from airflow_serving_reload.delivery.errors import Refused, StoreUnreachable
 from airflow_serving_reload.delivery.requests_faults import BUSY, faults_of_requests
 from airflow_serving_reload.delivery.stores.base import Entry, FileFacts, Opened, Store
 from airflow_serving_reload.delivery.stores.hadoop_faults import fault_of
+from airflow_serving_reload.delivery.stores.requests_answers import Body, expect_whole_heads, retry_after
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
 
 MILLISECOND_NS = 1_000_000
@@ -55,6 +56,8 @@ class WebHdfsStore(Store):
                 yield
             except HdfsError as error:
                 raise fault_of(doing, error.exception or type(error).__name__, error.message) from None
+            except _Busy as busy:
+                raise StoreUnreachable(f"{doing}: {busy}; try again later", retry_after(busy.response)) from None
             except IsADirectoryError as error:
                 raise Refused(f"{doing}: it is a folder; name a file") from error
             except _NotWebHdfs as answer:
@@ -85,7 +88,7 @@ class WebHdfsStore(Store):
                 reader = stack.enter_context(self._client.read(path, offset=offset))
                 before, facts = facts, self._stat(path)
                 if facts == before:
-                    yield Opened(facts, reader, offset)
+                    yield Opened(facts, Body(reader), offset)
                     return
                 stack.close()
             # there is nothing to read, and a DataNode would take offence at the question
@@ -139,6 +142,7 @@ class WebHdfsSession(requests.Session):
 
     def __init__(self, password: tuple[str, str] | None = None, hosts: Sequence[str] = ()) -> None:
         super().__init__()
+        expect_whole_heads(self)
         self.hooks["response"].append(_keep_name)
         if password:
             self.auth = _PasswordFor(hosts, *password)
@@ -154,7 +158,7 @@ class WebHdfsSession(requests.Session):
         if response.status_code >= HTTPStatus.BAD_REQUEST and not _is_of_webhdfs(response):
             response.close()
             if response.status_code in BUSY:
-                raise requests.ConnectionError(f"the server answered {response.status_code} {response.reason}")
+                raise _Busy(f"the server answered {response.status_code} {response.reason}", response=response)
             raise _NotWebHdfs(response)
         return response
 
@@ -170,6 +174,10 @@ class _PasswordFor(HTTPBasicAuth):
         if urlsplit(str(request.url)).netloc in self._hosts:
             super().__call__(request)  # type: ignore[no-untyped-call]
         return request
+
+
+class _Busy(requests.ConnectionError):
+    """A server is busy, as a gateway says it, so that the client turns to the next one."""
 
 
 class _NotWebHdfs(Exception):
