@@ -1,16 +1,25 @@
-"""A part of each campaign: every seventh point, beginning with another one in each scenario."""
+"""A part of each campaign: every seventh point or still fewer, beginning with another one in each scenario."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-from . import kill_campaign, power_campaign
+from airflow_serving_reload.demo.processes import Processes
+from tests.contract.hadoop import Hdfs
+
+from . import kill_campaign, network_campaign, power_campaign
 from .kill_campaign import SCENARIOS
 from .power_campaign import require_loop_devices
 from .soak import soak
+from .transports import Transport, WebHdfs
 
 STEP = 7
 POINTS = list(enumerate(SCENARIOS))
+NETWORK_POINTS = list(enumerate(network_campaign.SCENARIOS))
+NETWORK_STEPS = {"http": 23, "ftp": 23, "webhdfs": 61}
 
 
 @pytest.fixture
@@ -46,3 +55,39 @@ def test_soak() -> None:
     assert soaked.end
     assert soaked.end.open_files <= soaked.warm.open_files
     assert soaked.end.disk_kib < 2 * soaked.warm.disk_kib
+
+
+@pytest.fixture
+def _own_airflow_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep whatever Airflow writes out of the home of whoever runs the tests."""
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def http(processes: Processes) -> Iterator[Transport]:
+    """Start an nginx."""
+    with network_campaign.http(processes) as transport:
+        yield transport
+
+
+@pytest.fixture(scope="module")
+def ftp(processes: Processes) -> Iterator[Transport]:
+    """Start a vsftpd."""
+    with network_campaign.ftp(processes) as transport:
+        yield transport
+
+
+@pytest.fixture(scope="module")
+def webhdfs(running_hdfs: Hdfs) -> Transport:
+    """Take the HDFS that the tests share."""
+    return WebHdfs(running_hdfs)
+
+
+@pytest.mark.usefixtures("_own_airflow_home")
+@pytest.mark.parametrize("server", network_campaign.SERVERS)
+@pytest.mark.parametrize(("first", "name"), NETWORK_POINTS, ids=network_campaign.SCENARIOS)
+def test_broken_network(server: str, first: int, name: str, request: pytest.FixtureRequest) -> None:
+    """Wherever the network breaks, either the whole new model is live, or a clear fault tells it and nothing moved."""
+    tally = network_campaign.attack(request.getfixturevalue(server), name, step=NETWORK_STEPS[server], first=first)
+    assert tally.cases > 0
+    assert tally.faults == []
