@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 
-from . import kill_campaign, power_campaign
+from . import archive_campaign, kill_campaign, power_campaign
+from .archives import CORPUS
 from .kill_campaign import SCENARIOS, Tally
 from .soak import soak
 
@@ -19,11 +21,32 @@ DELIVERIES = 500
 """Of the soak."""
 
 
+MUTATIONS = 500
+"""How often each valid archive is mutated."""
+
+
+def _unpack_hostile_archives() -> list[str]:
+    attacks: dict[str, Callable[[], archive_campaign.Tally]] = {
+        **{kind: partial(archive_campaign.attack, kind) for kind in CORPUS},
+        **{
+            f"{name}, mutated": partial(archive_campaign.fuzz, name, MUTATIONS, anew=True)
+            for name in archive_campaign.VALID
+        },
+    }
+    print("\n| Hostile archives | archives | refused | harmless | escaped |\n|---|---:|---:|---:|---:|", flush=True)
+    faults = []
+    for name, attack in attacks.items():
+        tally = attack()
+        print(f"| {name} | {tally.archives} | {tally.refused} | {tally.harmless} | {tally.escaped} |", flush=True)
+        faults += [f"{name}, {fault}" for fault in tally.faults]
+    return faults
+
+
 def main() -> int:
     """Run them, and give the status to exit with."""
     logging.disable(logging.CRITICAL)
     power_campaign.require_loop_devices()
-    faults: list[str] = []
+    faults = _unpack_hostile_archives()
     for campaign, attack in CAMPAIGNS.items():
         print(f"\n| {campaign} | points | faults |\n|---|---:|---:|", flush=True)
         for name in SCENARIOS:
