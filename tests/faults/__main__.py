@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from . import archive_campaign, kill_campaign, power_campaign
+from . import archive_campaign, host_campaign, kill_campaign, power_campaign
 from .archives import CORPUS
 from .kill_campaign import SCENARIOS, Tally
 from .soak import soak
@@ -42,11 +42,21 @@ def _unpack_hostile_archives() -> list[str]:
     return faults
 
 
+def _deliver_to_faulty_hosts() -> list[str]:
+    print("\n| Fault of the host | runs | refused | faults |\n|---|---:|---:|---:|", flush=True)
+    faults = []
+    for name in host_campaign.FAULTS:
+        tally = host_campaign.attack(name)
+        print(f"| {name} | {tally.runs} | {tally.refused} | {len(tally.faults)} |", flush=True)
+        faults += [f"{name}, {fault}" for fault in tally.faults]
+    return faults
+
+
 def main() -> int:
     """Run them, and give the status to exit with."""
     logging.disable(logging.CRITICAL)
     power_campaign.require_loop_devices()
-    faults = _unpack_hostile_archives()
+    faults = [*_unpack_hostile_archives(), *_deliver_to_faulty_hosts()]
     for campaign, attack in CAMPAIGNS.items():
         print(f"\n| {campaign} | points | faults |\n|---|---:|---:|", flush=True)
         for name in SCENARIOS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from . import kill_campaign, power_campaign
+from . import host_campaign, kill_campaign, power_campaign
 from .kill_campaign import SCENARIOS
 from .power_campaign import require_loop_devices
 from .soak import soak
@@ -46,3 +46,12 @@ def test_soak() -> None:
     assert soaked.end
     assert soaked.end.open_files <= soaked.warm.open_files
     assert soaked.end.disk_kib < 2 * soaked.warm.disk_kib
+
+
+@pytest.mark.usefixtures("_power")
+@pytest.mark.parametrize("name", host_campaign.FAULTS)
+def test_faults_of_the_host(name: str) -> None:
+    """Whatever the host does not let happen: the fault says what, the old model is live, and nothing piles up."""
+    tally = host_campaign.attack(name, step=4)
+    assert tally.refused > 10
+    assert tally.faults == []
