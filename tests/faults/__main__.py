@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from . import archive_campaign, host_campaign, kill_campaign, power_campaign
+from . import archive_campaign, crowd_campaign, host_campaign, kill_campaign, power_campaign
 from .archives import CORPUS
 from .kill_campaign import SCENARIOS, Tally
 from .soak import soak
@@ -23,6 +23,10 @@ DELIVERIES = 500
 
 MUTATIONS = 500
 """How often each valid archive is mutated."""
+
+
+ROUNDS = 25
+"""How often eight processes meet."""
 
 
 def _unpack_hostile_archives() -> list[str]:
@@ -52,11 +56,22 @@ def _deliver_to_faulty_hosts() -> list[str]:
     return faults
 
 
+def _deliver_at_once() -> list[str]:
+    print("\n| Eight at once | runs | waited | whole | mixed | errors |\n|---|---:|---:|---:|---:|---:|", flush=True)
+    faults = []
+    for name in crowd_campaign.CROWDS:
+        tally = crowd_campaign.attack(name, rounds=ROUNDS)
+        figures = (tally.runs, tally.waited, f"{tally.whole} of {ROUNDS}", len(tally.mixed), len(tally.errors))
+        print(f"| {name} | {' | '.join(map(str, figures))} |", flush=True)
+        faults += [f"{name}, {fault}" for fault in (*tally.mixed, *tally.errors)]
+    return faults
+
+
 def main() -> int:
     """Run them, and give the status to exit with."""
     logging.disable(logging.CRITICAL)
     power_campaign.require_loop_devices()
-    faults = [*_unpack_hostile_archives(), *_deliver_to_faulty_hosts()]
+    faults = [*_unpack_hostile_archives(), *_deliver_to_faulty_hosts(), *_deliver_at_once()]
     for campaign, attack in CAMPAIGNS.items():
         print(f"\n| {campaign} | points | faults |\n|---|---:|---:|", flush=True)
         for name in SCENARIOS:

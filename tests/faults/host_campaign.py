@@ -242,7 +242,7 @@ def _attack(fault: Fault, cases: Path, step: int) -> Tally:
 def _attempts(fault: Fault, scenario: Scenario, place: Apart, point: int) -> tuple[int, list[str]]:
     """Try a scenario several times on a host with a fault, and once more after that is mended."""
     faults: list[str] = []
-    used = []
+    stands: list[tuple[int, tuple[int, int]]] = []
     precious = place.elsewhere.stat().st_mtime_ns
     for _ in range(TIMES):
         place.training.upload("new")
@@ -255,13 +255,24 @@ def _attempts(fault: Fault, scenario: Scenario, place: Apart, point: int) -> tup
             break
         if not isinstance(raised, DeliveryError) or not re.search(fault.says, str(raised)):
             faults.append(f"it raised {raised!r}")
-        used.append(place.used())
-    if max(used[TIMES // 2 :], default=(0, 0)) > max(used[: TIMES // 2], default=(0, 0)):
-        faults.append(f"what it uses of the disk grew: {used}")
+        stands.append((len(place.host.releases.history()), place.used()))
+    # what could not be published, and a copy of what was there before, go when the next one is delivered
+    if _grows(stands) or max(stands, default=(0,))[0] > place.host.local.keep_releases + 2:
+        faults.append(f"what it uses of the disk grew: {stands}")
     if place.elsewhere.stat().st_mtime_ns != precious or len(list(place.elsewhere.iterdir())) != 1:
         faults.append("what was elsewhere was touched")
     faults += faults_left(scenario, place, {live})
-    return len(used), faults
+    return len(stands), faults
+
+
+def _grows(stands: list[tuple[int, tuple[int, int]]]) -> bool:
+    """Tell whether, with as many releases as before, more is used again and again."""
+    for count in {count for count, _ in stands}:
+        used = [used for releases, used in stands if releases == count]
+        half = len(used) // 2
+        if half > 1 and max(used[half:]) > max(used[:half]):
+            return True
+    return False
 
 
 def _try(scenario: Scenario, place: Place, *, as_root: bool) -> Exception | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from . import host_campaign, kill_campaign, power_campaign
+from . import crowd_campaign, host_campaign, kill_campaign, power_campaign
 from .kill_campaign import SCENARIOS
 from .power_campaign import require_loop_devices
 from .soak import soak
@@ -55,3 +55,12 @@ def test_faults_of_the_host(name: str) -> None:
     tally = host_campaign.attack(name, step=4)
     assert tally.refused > 10
     assert tally.faults == []
+
+
+@pytest.mark.parametrize("name", crowd_campaign.CROWDS)
+def test_eight_at_once(name: str) -> None:
+    """Of eight processes the last one's model is live, whole, and all waited that had to, and said so."""
+    crowd = crowd_campaign.CROWDS[name]
+    tally = crowd_campaign.attack(name)
+    assert tally == crowd_campaign.Tally(runs=8, waited=tally.waited, whole=1)
+    assert crowd.apart or tally.waited == 8
