@@ -57,7 +57,7 @@ $(MLSERVER_VENV)/.ready: constraints/mlserver.txt
 	$(MLSERVER_VENV)/bin/pip install --quiet --requirement constraints/mlserver.txt
 	touch $@
 
-faults: $(VENV)/.ready-for-tests ## Attack the promises by kills and power cuts at every system call (root, strace).
+faults: $(VENV)/.ready-for-tests ## Attack the promises: kills, power cuts, hostile archives, faulty hosts, crowds (root, strace).
 	$(BIN)/python -m tests.faults
 
 check: setup ## Lint and check types.

@@ -20,10 +20,8 @@ CAMPAIGNS: dict[str, Callable[[str], Tally]] = {
 DELIVERIES = 500
 """Of the soak."""
 
-
 MUTATIONS = 500
 """How often each valid archive is mutated."""
-
 
 ROUNDS = 25
 """How often eight processes meet."""

@@ -162,6 +162,8 @@ def chain(*before: str, length: int) -> bytes:
 
 
 FEW = Limits(members=1000)
+SMALL = Limits(total_bytes=MIB)
+GIGANTIC = b"\xff\xff\xff\xfe"
 TIGHT = Limits(ratio=50, ratio_from=1000)
 RATIO = "'m/a': it would unpack to more than 50 times its packed size"
 BOMB = tar(file("m/a", bytes(MIB)))
@@ -318,7 +320,7 @@ CORPUS: dict[str, dict[str, Case]] = {
         "beyond its end": harmless(sparse([(0, 512), (1 << 30, 512)], 8192)),
         "more than there is": corrupt(sparse([(0, MIB)], MIB), "it is damaged"),
         "map without end": corrupt(sparse([(0, 512)], 8192, continued=True), "it is damaged"),
-        "gigantic": refused(sparse([(0, 512)], (1 << 33) - 1), "more than 200 times its packed size"),
+        "gigantic": refused(sparse([(0, 512)], (1 << 33) - 1), "more than 50 times its packed size", TIGHT),
         "of PAX": harmless(
             tar(file("m/a", b"hello", pax_headers={"GNU.sparse.map": "0,5", "GNU.sparse.size": "10"})),
         ),
@@ -352,8 +354,9 @@ CORPUS: dict[str, dict[str, Case]] = {
         "less than nothing, of PAX": corrupt(tar(file("m/a", pax_headers={"size": "-600"})), "less than nothing"),
         "long name": corrupt(raw_header(b"L", b"x", 1 << 33) + tar(file("m/a"))),
         "link": harmless(tar(file("m/l", b"", type=tarfile.SYMTYPE, linkname="a", size=1 << 50))),
-        "zip": refused(of_zip(18, b"\xff\xff\xff\xfe" * 2, method=0), "'m/a': it would unpack to more than 200 times"),
-        "zip, deflated": refused(of_zip(22, b"\xff\xff\xff\xfe"), "'m/a': it would unpack to more than 200 times"),
+        "zip": refused(of_zip(18, GIGANTIC * 2, method=0), "'m/a': it would unpack to more than 1048576 bytes", SMALL),
+        "zip, deflated": refused(of_zip(22, GIGANTIC), "'m/a': it would unpack to more than 1048576 bytes", SMALL),
+        "zip, never there": corrupt(of_zip(18, GIGANTIC * 2, method=0), r"damaged \(TruncatedDataError\)"),
     },
     "compression bombs": {
         **{name: refused(compress(BOMB), RATIO, TIGHT) for name, compress in COMPRESSORS.items() if name != "tar"},

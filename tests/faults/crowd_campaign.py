@@ -122,6 +122,7 @@ def _tell(do: Callable[[], str], telling: int) -> None:
     logging.disable(logging.NOTSET)
     logger = logging.getLogger("airflow_serving_reload")
     logger.setLevel(logging.INFO)
+    logger.propagate = False
     logger.addHandler(Handler())
     try:
         line = f"done {do()}"

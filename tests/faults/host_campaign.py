@@ -194,19 +194,21 @@ class Tally:
     faults: list[str] = field(default_factory=list)
 
 
-def attack(name: str, *, step: int = 1) -> Tally:
+def attack(name: str, *, step: int = 1, every: int = 1) -> Tally:
     """Do everything on hosts with this fault.
 
     :param step: where room is short, by how many blocks, or inodes, more is left each time.
+    :param every: of how many scenarios to take one.
     """
     command = [str(require_program("unshare", "util-linux")), "--mount", "--propagation", "private", sys.executable]
-    printed = subprocess.run([*command, "-m", __name__, name, str(step)], check=True, stdout=subprocess.PIPE).stdout
+    arguments = [name, str(step), str(every)]
+    printed = subprocess.run([*command, "-m", __name__, *arguments], check=True, stdout=subprocess.PIPE).stdout
     return Tally(**json.loads(printed))
 
 
-def _attack(fault: Fault, cases: Path, step: int) -> Tally:
+def _attack(fault: Fault, cases: Path, step: int, every: int) -> Tally:
     tally = Tally()
-    for name, scenario in ATTACKED.items():
+    for name, scenario in list(ATTACKED.items())[::every]:
         prepared, mount = cases / f"{name}.img", cases / "mount"
         with prepared.open("wb") as file:
             file.truncate(4 << 20)
@@ -305,5 +307,5 @@ if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         Path(folder).chmod(0o755)
-        tally = _attack(FAULTS[sys.argv[1]], Path(folder), int(sys.argv[2]))
+        tally = _attack(FAULTS[sys.argv[1]], Path(folder), int(sys.argv[2]), int(sys.argv[3]))
     sys.stdout.write(json.dumps(asdict(tally)))
