@@ -57,7 +57,7 @@ $(MLSERVER_VENV)/.ready: constraints/mlserver.txt
 	$(MLSERVER_VENV)/bin/pip install --quiet --requirement constraints/mlserver.txt
 	touch $@
 
-faults: $(VENV)/.ready-for-tests ## Attack the promises: kills and power cuts at every system call, broken networks (root, strace).
+faults: $(VENV)/.ready-for-tests ## Attack the promises: kills, power cuts, broken networks, hostile archives, faulty hosts, crowds (root).
 	$(BIN)/python -m tests.faults
 
 check: setup ## Lint and check types.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from airflow_serving_reload.delivery.errors import (
     Corrupt,
     DeliveryError,
     NotThereYet,
+    PublicationFailed,
     Refused,
     ReloadRefused,
     StoreUnreachable,
@@ -186,6 +187,8 @@ def deliver(
             version = remote.settled()
             with releases.publishing():  # mends first what a killed publication left
                 live, known = releases.live(), None if force else _known(releases, version)
+                if known is None:  # where no release can be published, those that never were would pile up
+                    releases.prune(local.keep_releases)
         if live and known and _needs_nothing(live, known, server):
             return Outcome(False, live, live.release, watch.seconds)
         if known is None:
@@ -231,7 +234,8 @@ def _fetch(
     """Fetch and unpack the model in one pass, until the donefile is the same after it as before."""
     for attempt in range(FETCHES_AT_MOST):
         folder = staging / str(attempt)
-        folder.mkdir()
+        with transfer.saving(folder):
+            folder.mkdir()
         try:
             moved, model = fetch_unpacked(
                 remote.store,
@@ -323,7 +327,8 @@ def make_live(
             with watch.stage("confirm"):
                 _prove(server, releases, record, mtime_ns, mark)
         except DeliveryError as fault:
-            releases.remember(record, refused=str(fault))
+            with suppress(PublicationFailed):  # to roll back matters more
+                releases.remember(record, refused=str(fault))
             with watch.stage("roll back"):
                 raise type(fault)(f"{fault}; {_return_to(before, releases, record, local, server)}") from fault
         finally:
@@ -427,14 +432,22 @@ def _return_to(
         before = releases.previous()
     if before is None:
         return "there is no earlier release to roll back to"
-    mtime_ns = _stamp(releases, before, timestamp.next_after)
+    try:
+        mtime_ns = _stamp(releases, before, timestamp.next_after)
+    except PublicationFailed as fault:
+        earlier_ns = timestamp.read(releases.timestamp_file_of(before))
+        if earlier_ns is None:
+            raise
+        log.warning("%s; rolling back with its earlier time, which is another second as well", fault)
+        mtime_ns = earlier_ns
     mark = _mark(server)
-    before = releases.publish(before, local.publish_mode)
+    before = releases.publish(before, local.publish_mode, insist=True)
     try:
         _prove(server, releases, before, mtime_ns, mark)
     except DeliveryError as again:
         return f"rolled back to {before.release}, which is not confirmed either: {again}"
-    releases.remember(before, confirmed=_now())
+    with suppress(PublicationFailed):
+        releases.remember(before, confirmed=_now())
     return f"rolled back to {before.release}, which the server serves"
 
 

@@ -23,10 +23,10 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -126,6 +126,11 @@ class Releases:
     def _exclusively(self, name: str, other: str) -> Iterator[None]:
         with ExitStack() as stack:
             with self._publication(f"preparing {self._folder}"):
+                if self._folder.is_symlink():
+                    raise Refused(
+                        f"looking at {self._folder}: it is a link to {self._folder.readlink()}, which somebody else "
+                        "made; replace it by the folder that it leads to, or remove it"
+                    )
                 self._folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(
                     filesystem.lock(
@@ -172,7 +177,6 @@ class Releases:
         :raises Refused: it holds no file.
         :raises PublicationFailed: the host did not let it.
         """
-        record = Record(release=_new_name(version), origin="delivered", created=_now(), **facts)
         doing = f"taking {staged} in as a release of {self.model}"
         with self._publication(doing):
             # Only this host asks for a reload; a timestamp file out of an archive would be somebody else's.
@@ -182,7 +186,9 @@ class Releases:
             filesystem.sync_filesystem(staged)
         # A record without its folder is what others would mend.
         with self.publishing(), self._publication(doing):
-            self.remember(record)
+            moment = self._now()
+            record = Record(release=_name_at(moment, version), origin="delivered", created=moment, **facts)
+            self._write(record)
             staged.rename(self.path(record))
             filesystem.sync_folder(self._folder)
         return record
@@ -192,7 +198,19 @@ class Releases:
         return self._folder / record.release
 
     def remember(self, record: Record, **changes: Any) -> Record:
-        """Write the record of a release, with some fields changed."""
+        """Write the record of a release, with some fields changed.
+
+        :raises PublicationFailed: the host did not let it.
+        """
+        try:
+            return self._write(record, **changes)
+        except OSError as error:
+            raise PublicationFailed(
+                f"writing the record of {record.release} in {self._folder}: {error.strerror}; "
+                "check space and permissions, then run it again"
+            ) from error
+
+    def _write(self, record: Record, **changes: Any) -> Record:
         changed = replace(record, **changes)
         filesystem.replace_json(self._folder / f"{record.release}.json", changed.to_dict())
         return changed
@@ -246,23 +264,28 @@ class Releases:
                 return record
         return None
 
-    def publish(self, record: Record, mode: PublishMode = "auto") -> Record:
+    def publish(self, record: Record, mode: PublishMode = "auto", *, insist: bool = False) -> Record:
         """Make a release the live one; a reader sees the old or the new model, whole. Hold `publishing`.
 
         A folder found in the model's place becomes a release itself, so that it can be rolled back to.
 
+        :param insist: leave it live even if that cannot be written down, since what was live is worse.
         :return: the changed record.
         :raises PublicationFailed: the host did not let it; what was live still is.
         """
         with self._publication(f"publishing {record.release} as {self.model}"):
             if not self.path(record).is_dir():
                 raise FileNotFoundError(errno.ENOENT, "the release is gone", str(self.path(record)))
-            if self._links(mode):
-                filesystem.replace_symlink(self.model, f"{self._folder.name}/{record.release}")
+            undo = self._lead_link_to(record) if self._links(mode) else self._change_in_place(record)
+            try:
                 filesystem.sync_folder(self.model.parent)
-            else:
-                self._publish_in_place(record)
-            return self.remember(record, published=_now(), confirmed=None)
+                return self._write(record, published=self._now(), confirmed=None)
+            except OSError as error:
+                if insist:
+                    log.warning("%s is live, which cannot be written down: %s", record.release, error)
+                    return replace(record, confirmed=None)
+                undo()
+                raise
 
     def prune(self, keep: int) -> None:
         """Remove all but the last `keep` releases, never the live one nor the one to roll back to."""
@@ -278,6 +301,16 @@ class Releases:
                 (self._folder / f"{record.release}.json").unlink()
             except OSError as error:
                 log.warning("the old release %s could not be removed: %s", record.release, error)
+
+    def _now(self) -> str:
+        """Give the time, or the next after the newest on record if the clock was set back: times tell the order."""
+        moments = [moment for record in self.history() for moment in (record.created, record.published) if moment]
+        newest, now = max(moments, default=""), _clock()
+        return now if now > newest else _written(datetime.fromisoformat(newest) + timedelta(microseconds=1))
+
+    def _adopted(self) -> Record:
+        moment = self._now()
+        return Record(release=_name_at(moment, "adopted"), origin="adopted", created=moment, published=moment)
 
     def _links(self, mode: PublishMode) -> bool:
         """Whether the live release is to be a link, after bringing the model's place into that state."""
@@ -299,12 +332,20 @@ class Releases:
             return False
         return True
 
+    def _lead_link_to(self, record: Record) -> Callable[[], None]:
+        """Make a release live, and give what takes that back."""
+        before = self.model.readlink() if self.model.is_symlink() else None
+        filesystem.replace_symlink(self.model, f"{self._folder.name}/{record.release}")
+        if before is None:
+            return self.model.unlink
+        return lambda: filesystem.replace_symlink(self.model, str(before))
+
     def _adopt(self) -> None:
         """Turn the folder in the model's place into a release, and the place into a link to it, in one step."""
-        record = Record(release=_new_name("adopted"), origin="adopted", created=_now(), published=_now())
+        record = self._adopted()
         link = self.path(record)
         link.symlink_to(f"{self._folder.name}/{record.release}")
-        self.remember(record)
+        self._write(record)
         try:
             filesystem.exchange(self.model, link)
         except OSError:
@@ -316,15 +357,23 @@ class Releases:
     def _in_place(self) -> dict[str, Any]:
         return filesystem.read_json(self._state) if self._state.exists() else {}
 
-    def _publish_in_place(self, record: Record) -> None:
+    def _change_in_place(self, record: Record) -> Callable[[], None]:
+        """Make a release live, and give what takes that back."""
+
+        def undo() -> None:
+            filesystem.replace_json(self._state, unfinished)
+            self._recover()
+
         live = self._in_place().get("live") or self._copy_as_release()
-        filesystem.replace_json(self._state, {"live": live, "publishing": record.release})
+        unfinished = {"live": live, "publishing": record.release}
+        filesystem.replace_json(self._state, unfinished)
         try:
             self._copy_into_place(self.path(record))
+            filesystem.replace_json(self._state, {"live": record.release})
         except OSError:
             self._recover()
             raise
-        filesystem.replace_json(self._state, {"live": record.release})
+        return undo
 
     def _copy_as_release(self) -> str | None:
         """Keep what is in the model's place as a release; None if nothing is."""
@@ -333,12 +382,12 @@ class Releases:
         files = _files(self.model)
         if not files:
             return None
-        record = Record(release=_new_name("adopted"), origin="adopted", created=_now(), published=_now())
+        record = self._adopted()
         copy = self._folder / f".removing-{record.release}"
         copy.mkdir()
         for relative in files:
             filesystem.replace_with_copy(self.model / relative, copy / relative)
-        self.remember(record)
+        self._write(record)
         copy.rename(self.path(record))
         return record.release
 
@@ -380,7 +429,7 @@ class Releases:
                 filesystem.replace_json(self._state, {"live": live})
             record = self.live()
             if record and not record.published:
-                self.remember(record, published=_now())
+                self._write(record, published=self._now())
 
     @contextmanager
     def _publication(self, doing: str) -> Iterator[None]:
@@ -414,11 +463,15 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+def _clock() -> str:
+    return _written(datetime.now(UTC))
 
 
-def _new_name(version: object) -> str:
-    moment = re.sub(r"[-:]", "", _now())
+def _written(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _name_at(moment: str, version: object) -> str:
+    compact = re.sub(r"[-:]", "", moment)
     hint = re.sub(r"[^A-Za-z0-9._-]+", "-", str(version))[:40].strip(".-") if version else ""
-    return f"{moment}-{hint}" if hint else moment
+    return f"{compact}-{hint}" if hint else compact

@@ -56,7 +56,7 @@ def receive_file(store: Store, path: str, target: Path, progress: Progress | Non
     """
 
     def save(source: Readable) -> None:
-        with _saving(target):
+        with saving(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
                 shutil.copyfileobj(source, file, CHUNK)
@@ -64,7 +64,7 @@ def receive_file(store: Store, path: str, target: Path, progress: Progress | Non
     partial = target.with_name(f"{target.name}.part")
     try:
         moved, _ = receive(store, path, save, progress)
-        with _saving(target):
+        with saving(target):
             partial.replace(target)
     finally:
         with suppress(OSError):
@@ -73,7 +73,11 @@ def receive_file(store: Store, path: str, target: Path, progress: Progress | Non
 
 
 @contextmanager
-def _saving(target: Path) -> Iterator[None]:
+def saving(target: Path) -> Iterator[None]:
+    """Tell what was to be written where the host does not let it.
+
+    :raises PublicationFailed: the host did not let it.
+    """
     try:
         yield
     except OSError as error:

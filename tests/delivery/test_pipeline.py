@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from airflow_serving_reload.delivery import filesystem, pipeline
+from airflow_serving_reload.delivery import filesystem, pipeline, timestamp
 from airflow_serving_reload.delivery.archive import Limits
 from airflow_serving_reload.delivery.donefile import DonefileVersion
 from airflow_serving_reload.delivery.errors import (
@@ -791,6 +792,51 @@ def test_a_host_without_room(training: Training, host: Host) -> None:
     with pytest.raises(PublicationFailed, match=f"preparing {host.temporary}: File exists"):
         bring(training, host)
     assert version_in(host.model) == "v0"
+
+
+def test_rolling_back_where_nothing_can_be_written(
+    training: Training, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release that is refused is rolled back from even where neither its record nor a timestamp can be written."""
+    training.upload("v1")
+    bring(training, host)
+    before = _second(host)
+    server = host.serve(fails={"v2": 2})
+    confirm = server.confirm
+
+    def confirm_on_a_full_disk(expected: Expected, mark: Any) -> str:
+        if expected.release.endswith("v2"):
+            monkeypatch.setattr(filesystem, "replace_file", no_space)
+            monkeypatch.setattr(timestamp, "replace_file", no_space)
+        return confirm(expected, mark)
+
+    def no_space(path: Path, _content: str, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(server, "confirm", confirm_on_a_full_disk)
+    training.upload("v2")
+    with pytest.raises(PublicationFailed, match="No space left on device"):
+        bring(training, host, server=server)
+    assert (version_in(host.model), _second(host)) == ("v1", before)
+
+
+def test_releases_that_cannot_be_published_do_not_pile_up(
+    training: Training, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uploads of which none can be published leave no more releases than are kept, and one."""
+
+    def read_only(path: Path, _target: str) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    training.upload("v1")
+    bring(training, host)
+    monkeypatch.setattr(filesystem, "replace_symlink", read_only)
+    for number in range(2, 8):
+        training.upload(f"v{number}")
+        with pytest.raises(PublicationFailed, match="Read-only file system"):
+            bring(training, host)
+        assert len(host.releases.history()) <= host.local.keep_releases + 1
+    assert version_in(host.model) == "v1"
 
 
 # Deliveries at once

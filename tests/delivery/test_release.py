@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from airflow_serving_reload.delivery import filesystem
+from airflow_serving_reload.delivery import filesystem, release
 from airflow_serving_reload.delivery.errors import PublicationFailed, Refused
 from airflow_serving_reload.delivery.release import PublishMode, Record, Releases
 
@@ -480,6 +480,62 @@ def test_what_was_given_up_is_not_rolled_back_to(host: Host) -> None:
     assert host.releases.previous() == records[1]
     host.admit("never published")
     assert host.releases.previous() == records[1]
+
+
+@pytest.mark.parametrize("mode", ["auto", "in_place"])
+def test_a_clock_that_is_set_back(mode: PublishMode, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which release came before which does not depend on a clock that goes backwards, or stands still."""
+    write_model(host.model, "v0")
+    for number, clock in enumerate(("2031-02-03", "2031-02-02", "1970-01-01", "1970-01-01", "2031-02-03"), start=1):
+        monkeypatch.setattr(release, "_clock", lambda clock=clock: f"{clock}T00:00:00.999999Z")
+        record = host.deliver(f"v{number}", mode)
+        assert host.releases.history()[0] == host.releases.live() == record
+        assert host.versions() == [f"v{earlier}" for earlier in range(number, -1, -1)]
+        assert version_in(host.releases.path(host.releases.previous())) == f"v{number - 1}"  # type: ignore[arg-type]
+    with host.releases.publishing():
+        host.releases.prune(3)
+    assert host.versions() == ["v5", "v4", "v3"]
+
+
+def test_a_record_that_cannot_be_written(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a publication cannot be written down, what was live is live again, also where nothing was."""
+    replace_json = filesystem.replace_json
+
+    def no_space(path: Path, value: dict[str, Any]) -> None:
+        if value.get("published"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        replace_json(path, value)
+
+    def fails(change: Callable[[], object], says: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(filesystem, "replace_json", no_space)
+            with pytest.raises(PublicationFailed, match=says):
+                change()
+
+    for before in (None, "v1"):
+        record = host.admit("v2")
+        fails(
+            lambda record=record: host.publish(record),  # type: ignore[misc]
+            r"publishing .*: No space left on device; what was live still is",
+        )
+        assert _live(host) == before
+        fails(
+            lambda record=record: host.releases.remember(record, published="now"),  # type: ignore[misc]
+            r"writing the record of .*: No space left on device; check space and permissions",
+        )
+        host.deliver("v1")
+
+
+def test_a_link_in_the_place_of_the_releases(host: Host) -> None:
+    """A link where the releases should be is refused, and nothing is written, or removed, where it leads."""
+    (host.folder / "elsewhere").mkdir()
+    (host.folder / "elsewhere" / "precious.json").write_text("{}")
+    host.kept.symlink_to("elsewhere")
+    with pytest.raises(
+        Refused, match=r"looking at .*/\.model\.releases: it is a link to elsewhere, which somebody else"
+    ):
+        host.deliver("v1")
+    assert contents(host.folder / "elsewhere") == {"precious.json": ("file", b"{}", False)}
 
 
 def test_pruning_what_cannot_be_removed(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,46 +7,75 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 
 from airflow_serving_reload.demo.processes import Processes
 
-from . import kill_campaign, network_campaign, power_campaign
-from .kill_campaign import SCENARIOS, Tally
+from . import archive_campaign, crowd_campaign, host_campaign, kill_campaign, network_campaign, power_campaign
+from .archives import CORPUS
+from .kill_campaign import SCENARIOS
 from .soak import soak
-
-CAMPAIGNS: dict[str, Callable[[str], Tally]] = {
-    "Killed by SIGKILL": kill_campaign.attack,
-    "Power cut": power_campaign.attack,
-}
 
 DELIVERIES = 500
 """Of the soak."""
 
+MUTATIONS = 500
+"""How often each valid archive is mutated."""
 
-def main() -> int:
-    """Run them, and give the status to exit with."""
-    logging.disable(logging.CRITICAL)
-    power_campaign.require_loop_devices()
-    faults: list[str] = []
-    for campaign, attack in CAMPAIGNS.items():
+ROUNDS = 25
+"""How often eight processes meet."""
+
+
+def _unpack_hostile_archives() -> list[str]:
+    attacks: dict[str, Callable[[], archive_campaign.Tally]] = {
+        **{kind: partial(archive_campaign.attack, kind) for kind in CORPUS},
+        **{
+            f"{name}, mutated": partial(archive_campaign.fuzz, name, MUTATIONS, anew=True)
+            for name in archive_campaign.VALID
+        },
+    }
+    print("\n| Hostile archives | archives | refused | harmless | escaped |\n|---|---:|---:|---:|---:|", flush=True)
+    faults = []
+    for name, attack in attacks.items():
+        tally = attack()
+        print(f"| {name} | {tally.archives} | {tally.refused} | {tally.harmless} | {tally.escaped} |", flush=True)
+        faults += [f"{name}, {fault}" for fault in tally.faults]
+    return faults
+
+
+def _deliver_to_faulty_hosts() -> list[str]:
+    print("\n| Fault of the host | runs | refused | faults |\n|---|---:|---:|---:|", flush=True)
+    faults = []
+    for name in host_campaign.FAULTS:
+        tally = host_campaign.attack(name)
+        print(f"| {name} | {tally.runs} | {tally.refused} | {len(tally.faults)} |", flush=True)
+        faults += [f"{name}, {fault}" for fault in tally.faults]
+    return faults
+
+
+def _deliver_at_once() -> list[str]:
+    print("\n| Eight at once | runs | waited | whole | mixed | errors |\n|---|---:|---:|---:|---:|---:|", flush=True)
+    faults = []
+    for name in crowd_campaign.CROWDS:
+        tally = crowd_campaign.attack(name, rounds=ROUNDS)
+        figures = (tally.runs, tally.waited, f"{tally.whole} of {ROUNDS}", len(tally.mixed), len(tally.errors))
+        print(f"| {name} | {' | '.join(map(str, figures))} |", flush=True)
+        faults += [f"{name}, {fault}" for fault in (*tally.mixed, *tally.errors)]
+    return faults
+
+
+def _interrupt() -> list[str]:
+    faults = []
+    for campaign, attack in (("Killed by SIGKILL", kill_campaign.attack), ("Power cut", power_campaign.attack)):
         print(f"\n| {campaign} | points | faults |\n|---|---:|---:|", flush=True)
         for name in SCENARIOS:
             tally = attack(name)
             print(f"| {name} | {tally.killed} | {len(tally.faults)} |", flush=True)
             faults += [f"{campaign}, {name}, {fault}" for fault in tally.faults]
-    faults += break_the_network()
-    soaked = soak(DELIVERIES)
-    print(f"\n{soaked.table()}", flush=True)
-    if (soaked.served, soaked.failed, soaked.mixed) != (DELIVERIES, [], 0):
-        faults.append(f"soak: {soaked}")
-    print("", *faults, sep="\n")
-    return bool(faults)
+    return faults
 
 
-def break_the_network() -> list[str]:
-    """Run the campaign against each server, and give the faults."""
-    # keeps whatever Airflow writes out of the home of whoever runs this
-    os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp())
+def _break_the_network() -> list[str]:
     print("\n| Network | cases | delivered | refused | damaged, uncaught | faults |\n|---|---:|---:|---:|---:|---:|")
     faults: list[str] = []
     for server in network_campaign.SERVERS.values():
@@ -57,6 +86,35 @@ def break_the_network() -> list[str]:
                 print(f"| {transport.name}, {name} | {' | '.join(map(str, counts))} |", flush=True)
                 faults += tally.faults
     return faults
+
+
+def _soak() -> list[str]:
+    soaked = soak(DELIVERIES)
+    print(f"\n{soaked.table()}", flush=True)
+    fine = (soaked.served, soaked.failed, soaked.mixed) == (DELIVERIES, [], 0)
+    return [] if fine else [f"soak: {soaked}"]
+
+
+CAMPAIGNS = (
+    _unpack_hostile_archives,
+    _deliver_to_faulty_hosts,
+    _deliver_at_once,
+    _interrupt,
+    _break_the_network,
+    _soak,
+)
+
+
+def main() -> int:
+    """Run them, and give the status to exit with."""
+    logging.disable(logging.CRITICAL)
+    power_campaign.require_loop_devices()
+    with tempfile.TemporaryDirectory() as home:
+        # keeps whatever Airflow writes out of the home of whoever runs this
+        os.environ["AIRFLOW_HOME"] = home
+        faults = [fault for campaign in CAMPAIGNS for fault in campaign()]
+    print("", *faults, sep="\n")
+    return bool(faults)
 
 
 if __name__ == "__main__":

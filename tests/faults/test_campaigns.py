@@ -10,7 +10,7 @@ import pytest
 from airflow_serving_reload.demo.processes import Processes
 from tests.contract.hadoop import Hdfs
 
-from . import kill_campaign, network_campaign, power_campaign
+from . import crowd_campaign, host_campaign, kill_campaign, network_campaign, power_campaign
 from .kill_campaign import SCENARIOS
 from .power_campaign import require_loop_devices
 from .soak import soak
@@ -91,3 +91,21 @@ def test_broken_network(server: str, first: int, name: str, request: pytest.Fixt
     tally = network_campaign.attack(request.getfixturevalue(server), name, step=NETWORK_STEPS[server], first=first)
     assert tally.cases > 0
     assert tally.faults == []
+
+
+@pytest.mark.usefixtures("_power")
+@pytest.mark.parametrize("name", host_campaign.FAULTS)
+def test_faults_of_the_host(name: str) -> None:
+    """Whatever the host does not let happen: the fault says what, the old model is live, and nothing piles up."""
+    tally = host_campaign.attack(name, step=4, every=2)
+    assert tally.refused > 10
+    assert tally.faults == []
+
+
+@pytest.mark.parametrize("name", crowd_campaign.CROWDS)
+def test_eight_at_once(name: str) -> None:
+    """Of eight processes the last one's model is live, whole, and all waited that had to, and said so."""
+    crowd = crowd_campaign.CROWDS[name]
+    tally = crowd_campaign.attack(name)
+    assert tally == crowd_campaign.Tally(runs=8, waited=tally.waited, whole=1)
+    assert crowd.apart or tally.waited == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ class Destination:
 
         :raises Refused: always.
         """
-        raise Refused(f"unpacking {self.archive}: refused at its member {member!r}: {why}; pack it without that")
+        raise Refused(f"unpacking {self.archive}: refused at its member {member[:200]!r}: {why}; pack it without that")
 
     def add_folder(self, member: str) -> None:
         """Make a folder, unless it is there already."""
@@ -120,7 +121,10 @@ class Destination:
         root = self._folder.resolve()
         for path, target in self._symlinks.items():
             member = str(path.relative_to(self._folder))
-            if Path(target).is_absolute() or not Path(os.path.realpath(path)).is_relative_to(root):
+            end = _end_of(path)
+            if end is None:
+                self.refuse(member, f"it is a link to {target!r}, in a circle or through too many other links")
+            if Path(target).is_absolute() or not end.is_relative_to(root):
                 self.refuse(member, f"it is a link to {target!r}, out of the archive")
 
     def _path(self, member: str) -> Path:
@@ -157,6 +161,19 @@ class Destination:
         self._unpacked += size
         if self._unpacked > max(self._limits.ratio_from, self._limits.ratio * self._packed.count):
             self.refuse(member, f"it would unpack to more than {self._limits.ratio:g} times its packed size")
+
+
+def _end_of(link: Path) -> Path | None:
+    """Give where a link leads in the end, if there is anything or not; None if Linux would not follow it so far."""
+    try:
+        link.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+    try:
+        return Path(os.path.realpath(link))
+    except RecursionError:
+        return None
 
 
 def _has_control_characters(name: str) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self, cast
 
 from isal import igzip, isal_zlib
-from stream_unzip import UnzipError, stream_unzip
+from stream_unzip import MissingPasswordError, UnsupportedFeatureError, UnzipError, stream_unzip
 
 from airflow_serving_reload.delivery.archive.destination import DEFAULT_LIMITS, Destination, Limits
 from airflow_serving_reload.delivery.errors import Corrupt, PublicationFailed, Refused
@@ -77,8 +77,15 @@ def unpack(source: Readable, folder: Path, *, name: str, limits: Limits = DEFAUL
                 _untar(plain, destination)
         counted.drain()
         destination.finish()
+    except (MissingPasswordError, UnsupportedFeatureError) as error:
+        raise Refused(
+            f"unpacking {name}: it is a zip that cannot be read while it comes ({type(error).__name__}); "
+            "pack it by deflate and without a password, or as tar"
+        ) from error
+    except RecursionError as error:
+        raise Refused(f"unpacking {name}: headers or folders are nested in it too deeply; pack it anew") from error
     except DAMAGED as error:
-        reason = str(error) or type(error).__name__
+        reason = type(error).__name__ if isinstance(error, UnzipError) or not str(error) else error
         raise Corrupt(f"unpacking {name}: it is damaged ({reason}); upload it again") from error
     except OSError as error:
         if error.errno is None:  # bz2 and gzip report damage so
@@ -123,7 +130,7 @@ def _decompressed(source: _Chained, head: bytes, name: str) -> Readable:
     if head.startswith(b"BZh"):
         return bz2.BZ2File(file)
     if head.startswith(b"\xfd7zXZ\0"):
-        return lzma.LZMAFile(file)
+        return _Xz(source)
     if head.startswith(b"\x28\xb5\x2f\xfd"):
         return zstd.ZstdFile(file)
     if len(head) < tarfile.BLOCKSIZE:
@@ -134,6 +141,38 @@ def _decompressed(source: _Chained, head: bytes, name: str) -> Readable:
             "nor zip; check remote_model_name, or leave out unpacked_filename if the model is a folder"
         )
     return source
+
+
+XZ_MEMORY = 256 << 20
+"""Bytes of memory that unpacking xz may take; `xz -9` asks for 65 MiB, and Zstandard's own bound is 128 MiB."""
+
+
+class _Xz:
+    """What xz streams hold, one behind the other, in bounded memory, for which `lzma.LZMAFile` has no option."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = b""
+        while not data:
+            if not self._decoder.eof:
+                packed = self._source.read(CHUNK) if self._decoder.needs_input else b""
+                if self._decoder.needs_input and not packed:
+                    raise EOFError("it ends before its end-of-stream marker")
+            elif packed := self._next_stream():
+                self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)
+            else:
+                break
+            data = self._decoder.decompress(packed, size)
+        return data
+
+    def _next_stream(self) -> bytes:
+        packed = self._decoder.unused_data.lstrip(b"\0")
+        while not packed and (more := self._source.read(CHUNK)):
+            packed = more.lstrip(b"\0")  # streams may be padded
+        return packed
 
 
 def _is_old_tar(head: bytes) -> bool:
@@ -196,12 +235,21 @@ def _untar(plain: Readable, destination: Destination) -> None:
                 tar.members = []  # type: ignore[attr-defined]
                 stream.expect_headers()
             stream.expect_data()
-            rest = cast(IO[bytes], tar.fileobj)  # has read more than it gave
-            while chunk := rest.read(CHUNK):
-                if any(chunk):
-                    raise Corrupt("something follows behind its end")
+            _expect_padding(cast(IO[bytes], tar.fileobj))  # which has read more than it gave
     except Corrupt as error:
         raise Corrupt(f"unpacking {destination.archive}: {error}; upload it again") from error
+
+
+LONGEST_PADDING = 4 << 20
+"""Bytes of zeros that a tar archive may have behind its end; tar fills its last record, mostly of 10 KiB, with them."""
+
+
+def _expect_padding(rest: Readable) -> None:
+    length = 0
+    while chunk := rest.read(CHUNK):
+        length += len(chunk)
+        if any(chunk) or length > LONGEST_PADDING:
+            raise Corrupt("something follows behind its end")
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, destination: Destination) -> None:
@@ -242,8 +290,8 @@ def _unzip(source: _Chained, destination: Destination) -> None:
         name = raw_name.decode("utf-8", "surrogateescape")
         if name.endswith("/"):
             destination.add_folder(name)
-            for _ in chunks:
-                pass
+            if any(chunks):
+                destination.refuse(name, "it is a folder that holds bytes itself")
         else:
             destination.add_file(name, chunks, size=size or 0, executable=False)
     for _ in packed:
