@@ -18,7 +18,13 @@ import paddle
 import pytest
 import requests
 
+from airflow_serving_reload.delivery.errors import ReloadRefused
+from airflow_serving_reload.delivery.pipeline import Local, Outcome, Remote, deliver, roll_back
+from airflow_serving_reload.delivery.servers.paddle import PaddleServer
+from airflow_serving_reload.delivery.stores.fs import FileSystemStore
+from airflow_serving_reload.delivery.upload import upload
 from airflow_serving_reload.demo import housing
+from airflow_serving_reload.demo.host import Reader
 
 pytestmark = pytest.mark.system
 
@@ -83,8 +89,10 @@ class Launched:
 
 
 @pytest.fixture
-def launched(launcher_python: Path, sample_model: Path, tmp_path: Path) -> Iterator[Launched]:
-    """Start the launcher with its own sample model, with the embedded server as its binary."""
+def launched(
+    launcher_python: Path, sample_model: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Launched]:
+    """Start the launcher with its own sample model, behind a link or in a folder; the embedded server is its binary."""
     binary = tmp_path / "serving"
     binary.write_text(
         f"#!{sys.executable}\nfrom airflow_serving_reload.demo.model_server import main; raise SystemExit(main())\n"
@@ -93,7 +101,11 @@ def launched(launcher_python: Path, sample_model: Path, tmp_path: Path) -> Itera
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         launched = Launched(tmp_path, unused.getsockname()[1])
-    launched.publish(sample_model, "sample", timestamp=1_700_000_000)
+    if getattr(request, "param", "link") == "link":
+        launched.publish(sample_model, "sample", timestamp=1_700_000_000)
+    else:
+        shutil.copytree(sample_model, tmp_path / MODEL)
+        launched.timestamp_file.touch()
     output = tmp_path / "output"
     with output.open("wb") as file:
         launcher = subprocess.Popen(
@@ -138,3 +150,33 @@ def test_launched_server_reloads_a_published_model(launched: Launched, tmp_path:
     }  # fmt: skip
     assert launched.answer()["price"] != pytest.approx(first["price"], abs=0.1)
     wait_until(lambda: f"] Succ load engine, path: {MODEL}\n" in launched.log(), "the success in the log")
+
+
+@pytest.mark.parametrize("launched", ["folder"], indirect=True)
+def test_launched_server_proves_and_refuses(launched: Launched, tmp_path: Path) -> None:
+    """Behind the launcher, which looks each 10 s, good models are proved, a broken one is put back, none is missed."""
+    remote = Remote(FileSystemStore(tmp_path / "store"), "/models", "model.tar.gz", "donefile")
+    local = Local(tmp_path, MODEL)
+    probe = f"http://127.0.0.1:{launched.port}/predict"
+    server = PaddleServer(log_path=str(tmp_path / "log" / "serving.INFO"), probe_url=probe)
+
+    def bring(model: Path, version: str) -> Outcome:
+        upload(remote.store, remote.path, model, model=remote.model, donefile=remote.donefile, version=version)
+        return deliver(remote, local, unpacked_filename=MODEL, temporary=tmp_path / "tmp", server=server)
+
+    trained, broken = tmp_path / "trained" / MODEL, tmp_path / "broken" / MODEL
+    housing.train(trained, seed=1, epochs=1)
+    shutil.copytree(trained, broken)
+    (broken / "model.json").write_text("no program")
+    with Reader(probe) as reader:
+        good = bring(trained, "good").record
+        assert launched.answer()["release"] == good.release
+        with pytest.raises(ReloadRefused, match=rf"Failed .*; rolled back to {good.release}, which the server serves"):
+            bring(broken, "broken")
+        assert launched.log().count("Failed reload resource!") == 2
+        assert launched.answer()["release"] == good.release
+        sample = roll_back(local, None, server, "a test").record
+        assert sample.origin == "adopted"
+        assert launched.answer()["release"] == sample.release
+    assert reader.sent > 100
+    assert (reader.failures, reader.mixed()) == ([], [])
