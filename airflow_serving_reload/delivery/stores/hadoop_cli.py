@@ -16,6 +16,7 @@ from airflow_serving_reload.delivery.stores.base import SECOND_NS, Entry, FileFa
 from airflow_serving_reload.delivery.stores.hadoop_client import (
     ClientBroken,
     ClientFailed,
+    ClientOverdue,
     ClientRefused,
     HadoopClient,
     Running,
@@ -246,6 +247,10 @@ def _as_fault(doing: str, failed: ClientFailed) -> DeliveryError:
         return Refused(
             f"{doing}: the Hadoop client does not run, it says {words}; check hadoop_bin, and whether Java is "
             "installed where JAVA_HOME says"
+        )
+    if isinstance(failed, ClientOverdue):
+        return StoreUnreachable(
+            f"{doing}: the Hadoop client gave {words}; check fs_name and whether the file system runs, and try again"
         )
     said = f"{doing}: the Hadoop client says {words}"
     # what stands in quotes is a path, and may have any word in it
