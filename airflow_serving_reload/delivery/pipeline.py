@@ -3,77 +3,27 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from airflow_serving_reload.delivery import archive, timestamp, transfer
+from airflow_serving_reload.delivery import archive, timestamp
 from airflow_serving_reload.delivery.donefile import DonefileVersion
 from airflow_serving_reload.delivery.errors import (
-    Corrupt,
     DeliveryError,
-    NotThereYet,
     PublicationFailed,
     Refused,
     ReloadRefused,
-    StoreUnreachable,
 )
-from airflow_serving_reload.delivery.filesystem import remove_tree
+from airflow_serving_reload.delivery.fetch import Remote, fetch
 from airflow_serving_reload.delivery.release import PublishMode, Record, Releases
 from airflow_serving_reload.delivery.servers.base import Expected, Mark, ModelServer
-from airflow_serving_reload.delivery.stores.base import Store, child
+from airflow_serving_reload.delivery.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
-
-FETCHES_AT_MOST = 5
-"""How often a model is fetched anew because its donefile changed meanwhile, before giving up."""
-
-
-@dataclass(frozen=True)
-class Remote:
-    """Where training puts a model.
-
-    :param store: the store.
-    :param path: folder in it.
-    :param model: name of the archive, or of the folder, with the model.
-    :param donefile: name of the donefile.
-    """
-
-    store: Store
-    path: str
-    model: str
-    donefile: str
-
-    def describe(self) -> str:
-        """Name the model for people."""
-        return self.store.describe(child(self.path, self.model))
-
-    def look(self) -> DonefileVersion | None:
-        """Look at the donefile once; None if it is absent."""
-        return self.store.donefile(child(self.path, self.donefile))
-
-    def settled(self) -> DonefileVersion:
-        """Look at the donefile until a further upload could be told from this one.
-
-        :raises NotThereYet: there is none.
-        """
-        pause = 0.1
-        while True:
-            version = self.look()
-            if version is None:
-                where = self.store.describe(child(self.path, self.donefile))
-                raise NotThereYet(
-                    f"looking at {where}: there is no donefile; wait until training has finished a model, or check "
-                    "remote_path and remote_donefile_name"
-                )
-            if version.settled:
-                return version
-            time.sleep(pause)
-            pause = min(2 * pause, 2.0)
 
 
 @dataclass(frozen=True)
@@ -128,35 +78,6 @@ class Outcome:
         }
 
 
-def _ignore(*_told: object) -> None:
-    """Tell nobody."""
-
-
-@dataclass
-class Stopwatch:
-    """The seconds that each stage took.
-
-    :param began: told the name of each stage that begins.
-    :param ended: told the name of each stage that has ended, well or not, and its seconds.
-    """
-
-    began: Callable[[str], None] = _ignore
-    ended: Callable[[str, float], None] = _ignore
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time what happens in the `with` block."""
-        self.began(name)
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            took = time.monotonic() - began
-            self.seconds[name] = self.seconds.get(name, 0.0) + took
-            self.ended(name, took)
-
-
 def deliver(
     remote: Remote,
     local: Local,
@@ -194,7 +115,7 @@ def deliver(
         if known is None:
             with releases.staging(temporary) as staging:
                 with watch.stage("fetch"):
-                    version, moved, model = _fetch(remote, version, staging, unpacked_filename, limits)
+                    version, moved, model = fetch(remote, version, staging, unpacked_filename, limits)
                 with watch.stage("stage"):
                     known = releases.admit(
                         model,
@@ -226,83 +147,6 @@ def _needs_nothing(live: Record, known: Record, server: ModelServer | None) -> b
         )
         return True
     return known.release == live.release and (server is None or live.confirmed is not None)
-
-
-def _fetch(
-    remote: Remote, version: DonefileVersion, staging: Path, unpacked_filename: str | None, limits: archive.Limits
-) -> tuple[DonefileVersion, transfer.Moved, Path]:
-    """Fetch and unpack the model in one pass, until the donefile is the same after it as before."""
-    for attempt in range(FETCHES_AT_MOST):
-        folder = staging / str(attempt)
-        with transfer.saving(folder):
-            folder.mkdir()
-        try:
-            moved, model = fetch_unpacked(
-                remote.store,
-                remote.path,
-                remote.model,
-                folder,
-                unpacked_filename=unpacked_filename,
-                limits=limits,
-            )
-            check(moved, version, remote.describe())
-        except (Corrupt, NotThereYet, Refused, StoreUnreachable) as fault:
-            if _look_behind(remote, fault) == version:
-                raise
-        else:
-            if remote.look() == version:
-                return version, moved, model
-        log.info("the donefile changed while its model was fetched; fetching the newer one")
-        remove_tree(folder)
-        version = remote.settled()
-    raise StoreUnreachable(
-        f"fetching {remote.describe()}: its donefile changed each of "
-        f"{FETCHES_AT_MOST} times before the model was here; upload less often"
-    )
-
-
-def _look_behind(remote: Remote, fault: DeliveryError) -> DonefileVersion | None:
-    """Look at the donefile behind a fault, which tells more than that the store is still gone."""
-    try:
-        return remote.look()
-    except StoreUnreachable:
-        if isinstance(fault, StoreUnreachable):
-            raise fault from fault.__cause__
-        raise
-
-
-def fetch_unpacked(
-    store: Store, path: str, name: str, folder: Path, *, unpacked_filename: str | None, limits: archive.Limits
-) -> tuple[transfer.Moved, Path]:
-    """Fetch a model, unpacking it while it comes.
-
-    :param folder: existing empty folder.
-    :return: what came, with the number of unpacked files and their bytes where it was an archive; and the model.
-    """
-    source = child(path, name)
-    if unpacked_filename is None:
-        return transfer.receive_folder(store, source, folder), folder
-    moved, contents = transfer.receive(
-        store, source, lambda packed: archive.unpack(packed, folder, name=store.describe(source), limits=limits)
-    )
-    log.info("unpacked %d files, %d bytes, out of %d", contents.files, contents.total_bytes, moved.total_bytes)
-    return replace(moved, files=contents.files), archive.find_folder(folder, unpacked_filename, name)
-
-
-def check(moved: transfer.Moved, version: DonefileVersion, what: str) -> None:
-    """Compare what came with what the donefile promised.
-
-    :raises Corrupt: it is something else.
-    """
-    for name, promised, found in (
-        ("length", version.model_size, moved.total_bytes),
-        ("sha256", version.model_sha256, moved.sha256),
-    ):
-        if promised is not None and promised != found:
-            raise Corrupt(
-                f"verifying {what}: its {name} is {found}, but the donefile says {promised}; "
-                "upload the model again, and only then its donefile"
-            )
 
 
 def make_live(

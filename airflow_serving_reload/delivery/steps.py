@@ -15,6 +15,7 @@ from typing import Any
 from airflow_serving_reload.delivery import archive, pipeline, timestamp, transfer
 from airflow_serving_reload.delivery.donefile import DonefileVersion
 from airflow_serving_reload.delivery.errors import Refused
+from airflow_serving_reload.delivery.fetch import check
 from airflow_serving_reload.delivery.filesystem import read_json, remove_tree, replace_json
 from airflow_serving_reload.delivery.stores.base import Store, child
 
@@ -56,7 +57,7 @@ def download(store: Store, path: str, model: str, folder: Path, *, announced: Do
         log.info("the donefile changed while its model was fetched; fetching the newer one")
         announced = newer
     if announced:
-        pipeline.check(moved, announced, store.describe(child(path, model)))
+        check(moved, announced, store.describe(child(path, model)))
     remove_tree(target)
     arriving.rename(target)
     _note(

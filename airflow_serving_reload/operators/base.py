@@ -11,7 +11,7 @@ from airflow_serving_reload.task import FAIL_PERMANENT_FAULTS
 
 if TYPE_CHECKING:
     from airflow_serving_reload.delivery.archive import Limits
-    from airflow_serving_reload.delivery.pipeline import Stopwatch
+    from airflow_serving_reload.delivery.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def unpacking_limits() -> Limits:
 
 def grouping_stopwatch() -> Stopwatch:
     """Give what times the stages, and makes each a group of the task's log, as Airflow's page folds them."""
-    from airflow_serving_reload.delivery.pipeline import Stopwatch
+    from airflow_serving_reload.delivery.stopwatch import Stopwatch
 
     def ended(stage: str, seconds: float) -> None:
         log.info("::endgroup::")

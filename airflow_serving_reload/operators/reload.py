@@ -99,12 +99,13 @@ class ReloadModelOperator(DeliveryOperator):
         """Deliver the model."""
         from airflow_serving_reload.connections import open_server, open_store
         from airflow_serving_reload.delivery import pipeline
+        from airflow_serving_reload.delivery.fetch import Remote
 
         if announced := donefile_version(self.donefile):
             self.log.info("told of the donefile %s", announced)
         with open_store(self.conn_id, self.remote_path) as store, open_server(self.server) as server:
             outcome = pipeline.deliver(
-                pipeline.Remote(store, self.remote_path, self.remote_model_name, self.remote_donefile_name),
+                Remote(store, self.remote_path, self.remote_model_name, self.remote_donefile_name),
                 pipeline.Local(
                     Path(self.local_path),
                     self.local_model_name,

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airflow_serving_reload.delivery.pipeline import Local, Remote
+from airflow_serving_reload.delivery.fetch import Remote
+from airflow_serving_reload.delivery.pipeline import Local
 from airflow_serving_reload.delivery.servers.base import Expected, Look, Mark, ModelServer, State
 from airflow_serving_reload.delivery.stores.fs import FileSystemStore
 from airflow_serving_reload.delivery.upload import DonefileFormat, upload

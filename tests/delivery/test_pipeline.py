@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from airflow_serving_reload.delivery import filesystem, pipeline, timestamp
+from airflow_serving_reload.delivery import fetch, filesystem, timestamp
 from airflow_serving_reload.delivery.archive import Limits
 from airflow_serving_reload.delivery.donefile import DonefileVersion
 from airflow_serving_reload.delivery.errors import (
@@ -29,6 +29,7 @@ from airflow_serving_reload.delivery.errors import (
     ReloadRefused,
     StoreUnreachable,
 )
+from airflow_serving_reload.delivery.fetch import FETCHES_AT_MOST, Remote
 from airflow_serving_reload.delivery.pipeline import Outcome, deliver, make_live, publish_only, roll_back
 from airflow_serving_reload.delivery.release import Record, Releases
 from airflow_serving_reload.delivery.servers.base import Expected, Look
@@ -228,7 +229,7 @@ def test_an_unsettled_donefile(training: Training, host: Host) -> None:
     training.upload("v1", "empty")
     second_ns = training.donefile.stat().st_mtime_ns // SECOND_NS * SECOND_NS
     os.utime(training.donefile, ns=(second_ns, second_ns))
-    training.remote = pipeline.Remote(Store(training.root), "/models", "model.tar.gz", "donefile")
+    training.remote = Remote(Store(training.root), "/models", "model.tar.gz", "donefile")
     assert bring(training, host).changed
     assert version_in(host.model) == "v2"
     assert not bring(training, host).changed
@@ -254,7 +255,7 @@ class Meanwhile(FileSystemStore):
 
 def _meanwhile(training: Training, happens: Callable[[int], None]) -> Meanwhile:
     store = Meanwhile(training.root, happens)
-    training.remote = pipeline.Remote(store, "/models", "model.tar.gz", "donefile")
+    training.remote = Remote(store, "/models", "model.tar.gz", "donefile")
     return store
 
 
@@ -294,7 +295,7 @@ def test_a_donefile_that_never_rests(training: Training, host: Host) -> None:
     state = State(host)
     with pytest.raises(StoreUnreachable, match="its donefile changed each of 5 times"):
         bring(training, host)
-    assert store.fetches == pipeline.FETCHES_AT_MOST
+    assert store.fetches == FETCHES_AT_MOST
     assert state.is_unchanged()
 
 
@@ -362,7 +363,7 @@ def test_a_store_that_breaks_off(training: Training, host: Host) -> None:
             return type(facts)(size=status.st_size + 1, mtime_ns=facts.mtime_ns) if status.st_size > 1000 else facts
 
     training.drop(GOOD)
-    training.remote = pipeline.Remote(Short(training.root), "/models", "model.tar.gz", "donefile")
+    training.remote = Remote(Short(training.root), "/models", "model.tar.gz", "donefile")
     with pytest.raises(StoreUnreachable, match=f"it broke off after {len(GOOD)} of {len(GOOD) + 1} bytes"):
         bring(training, host)
     assert version_in(host.model) == "v0"
@@ -385,7 +386,7 @@ def test_a_store_that_breaks_off_and_is_gone(training: Training, host: Host) -> 
                     yield replace(opened, reader=io.BytesIO())
 
     training.drop(GOOD)
-    training.remote = pipeline.Remote(Gone(training.root), "/models", "model.tar.gz", "donefile")
+    training.remote = Remote(Gone(training.root), "/models", "model.tar.gz", "donefile")
     with pytest.raises(StoreUnreachable, match=r"reading .*/model.tar.gz: it broke off after 0 of"):
         bring(training, host)
     assert version_in(host.model) == "v0"
@@ -412,7 +413,7 @@ def test_one_pass(training: Training, host: Host) -> None:
 
     noise = random.Random(0).randbytes(20 << 20)
     training.drop(tar(file("m/noise", noise)))
-    training.remote = pipeline.Remote(Watched(training.root), "/models", "model.tar.gz", "donefile")
+    training.remote = Remote(Watched(training.root), "/models", "model.tar.gz", "donefile")
     bring(training, host)
     assert (host.model / "noise").read_bytes() == noise
     assert 0 < max(held) <= len(noise)
@@ -426,7 +427,7 @@ def test_names_that_escape(training: Training, host: Host) -> None:
     for remote in (("../model.tar.gz", "donefile"), ("model.tar.gz", "../../etc/passwd")):
         with pytest.raises(Refused, match="no relative path of plain names"):
             deliver(
-                pipeline.Remote(training.store, "/models", *remote),
+                Remote(training.store, "/models", *remote),
                 host.local,
                 unpacked_filename="m",
                 temporary=host.temporary,
@@ -516,7 +517,7 @@ def test_what_was_refused_is_tried_again(training: Training, host: Host, monkeyp
     training.upload("v1")
     with pytest.raises(ReloadRefused):
         bring(training, host, server=host.serve(fails={"v1": 2}))
-    monkeypatch.setattr(pipeline, "fetch_unpacked", lambda *_arguments, **_options: pytest.fail("it was fetched"))
+    monkeypatch.setattr(fetch, "fetch_unpacked", lambda *_arguments, **_options: pytest.fail("it was fetched"))
     outcome = bring(training, host, server=host.serve())
     assert outcome.changed
     assert version_in(host.model) == "v1"
@@ -572,7 +573,7 @@ def test_killed_between_publication_and_proof(training: Training, host: Host, mo
         bring(training, host, server=Deadly(host.timestamp))
     before = _second(host)
     assert version_in(host.model) == "v1"
-    monkeypatch.setattr(pipeline, "fetch_unpacked", lambda *_arguments, **_options: pytest.fail("it was fetched"))
+    monkeypatch.setattr(fetch, "fetch_unpacked", lambda *_arguments, **_options: pytest.fail("it was fetched"))
     server = host.serve()
     outcome = bring(training, host, server=server)
     assert outcome.record.confirmed

@@ -19,10 +19,10 @@ MODULES = sorted(
     for module in pkgutil.walk_packages(airflow_serving_reload.delivery.__path__, prefix=f"{NAME}.")
 )
 
-BESIDE_THE_WAY = {"errors", "filesystem", "requests_faults", "streams"}
+BESIDE_THE_WAY = {"errors", "filesystem", "requests_faults", "stopwatch", "streams"}
 """Modules that belong to no stage: every stage may use them, and they use none."""
 
-JOINING = {"pipeline", "steps", "upload"}
+JOINING = {"fetch", "pipeline", "steps", "upload"}
 """Modules that join stages."""
 
 EXCEPTIONS = {"stores": {"donefile"}, "transfer": {"stores"}}

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from airflow_serving_reload.delivery.errors import Corrupt, DeliveryError, NotThereYet, Refused, StoreUnreachable
-from airflow_serving_reload.delivery.pipeline import Remote, deliver
+from airflow_serving_reload.delivery.fetch import Remote
+from airflow_serving_reload.delivery.pipeline import deliver
 from airflow_serving_reload.demo.processes import Processes
 from tests.contract.ftp_servers import Vsftpd
 from tests.contract.hadoop import Hdfs

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from airflow_serving_reload.delivery import steps
-from airflow_serving_reload.delivery.pipeline import Local, Outcome, Remote, deliver
+from airflow_serving_reload.delivery.fetch import Remote
+from airflow_serving_reload.delivery.pipeline import Local, Outcome, deliver
 from airflow_serving_reload.delivery.servers.base import ModelServer
 from airflow_serving_reload.delivery.stores.fs import FileSystemStore
 from airflow_serving_reload.delivery.upload import upload

@@ -19,7 +19,8 @@ import pytest
 import requests
 
 from airflow_serving_reload.delivery.errors import ReloadRefused
-from airflow_serving_reload.delivery.pipeline import Local, Outcome, Remote, deliver, roll_back
+from airflow_serving_reload.delivery.fetch import Remote
+from airflow_serving_reload.delivery.pipeline import Local, Outcome, deliver, roll_back
 from airflow_serving_reload.delivery.servers.paddle import PaddleServer
 from airflow_serving_reload.delivery.stores.fs import FileSystemStore
 from airflow_serving_reload.delivery.upload import upload
