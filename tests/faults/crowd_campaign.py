@@ -8,7 +8,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -209,6 +209,8 @@ def _roll_back(host: Host) -> str:
 
 def _until_interrupted(hold: Callable[[], str]) -> Callable[[], str]:
     def held() -> str:
+        # who runs the tests may ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             return hold()
         except KeyboardInterrupt:
@@ -230,7 +232,8 @@ def _bounded(*runs: Run) -> Iterator[None]:
 
     def kill() -> None:
         for run in runs:
-            os.kill(run.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(run.pid, signal.SIGKILL)
 
     with ExitStack() as stack:
         timer = threading.Timer(LONGEST, kill)
