@@ -33,8 +33,8 @@ $(VENV)/.ready-for-tests: $(VENV)/.ready
 	$(BIN)/pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[hdfs,hdfs-native,s3,sftp]' --group test
 	touch $@
 
-bench: $(VENV)/.ready-for-tests hadoop-jars ## Measure every store; BENCH="polls --store ftp" only what it names.
-	$(BIN)/python -m tests.bench.stores $(BENCH)
+bench: $(VENV)/.ready-for-tests hadoop-jars ## Measure everything; BENCH="stores polls --store ftp" only what it names.
+	$(BIN)/python -m tests.bench $(BENCH)
 
 # Without Maven the tests with a real HDFS are skipped, and say so.
 hadoop-jars: $(VENV)/.ready-for-tests

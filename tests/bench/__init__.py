@@ -1,5 +1,5 @@
-"""What every store costs and how it fails: `python -m tests.bench.stores` measures over the real servers of the tests.
+"""What things cost: `python -m tests.bench` measures with real parts on this host, and `__main__` lists what there is.
 
-`stores` is the program, with one file for each of its tables: `polls`, `model` and `faults`. What they measure runs as
-`task`, in a process of its own, which `measuring` starts and `watching` looks at.
+A bench is a module with `main(arguments)`, which prints tables and keeps its figures by `figures`. What they measure runs
+as `task`, in a process of its own, which `measuring` starts and `watching` looks at.
 """

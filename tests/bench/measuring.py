@@ -106,8 +106,3 @@ def returned(told: dict[str, Any]) -> dict[str, Any]:
         raise RuntimeError(f"{told['fault']['kind']}: {told['fault']['words']}")
     result: dict[str, Any] = told["returned"]
     return result
-
-
-def row(cells: Sequence[str]) -> str:
-    """Compose a row of a table in Markdown."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -6,7 +6,7 @@ import argparse
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 from airflow_serving_reload.demo.processes import Processes
 from tests.bench import faults, model, polls
 from tests.bench.archives import write_model
-from tests.bench.measuring import row
+from tests.bench.figures import row
 from tests.stores import STORES, Servers, Way, over_nginx
 
 MEASURED = {**STORES, "http": over_nginx}
@@ -25,9 +25,9 @@ GIB = 1 << 30
 Measure = Callable[[str, Way, Path], list[list[str]]]
 
 
-def main() -> None:
-    """Measure what the command line names."""
-    options = _options()
+def main(arguments: Sequence[str]) -> None:
+    """Measure what the arguments name."""
+    options = _options(arguments)
     # the FTP servers in this process tell of each transfer, unless somebody listens already
     logging.getLogger("pyftpdlib").addHandler(logging.NullHandler())
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary, Processes() as processes:
@@ -62,12 +62,12 @@ def _rows(store: str, servers: Servers, folder: Path, measure: Measure) -> list[
         shutil.rmtree(own)
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.stores", description=__doc__)
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench stores", description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)}; all of them if left out")
     parser.add_argument("--store", nargs="+", choices=MEASURED, default=list(MEASURED), help="(default: all)")
     parser.add_argument("--gib", type=float, default=2, help="size of the model of the table (default: %(default)g)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.tables = options.tables or list(TABLES)
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"there is no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
@@ -76,7 +76,3 @@ def _options() -> argparse.Namespace:
 
 def _say(*lines: str) -> None:
     print(*lines, sep="\n", flush=True)  # noqa: T201 - what the program is for
-
-
-if __name__ == "__main__":
-    main()

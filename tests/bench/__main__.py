@@ -1,0 +1,28 @@
+"""Measure what the command line names, or everything, over real servers on this host."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+BENCHES = {
+    "stores": "what a look, a model and a fault cost over each store",
+}
+"""The modules of this package that measure, and what."""
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description=__doc__,
+        epilog="; ".join(f"{name}: {what}" for name, what in BENCHES.items()),
+    )
+    parser.add_argument("bench", nargs="?", choices=BENCHES, help="which one; all of them if left out")
+    options, arguments = parser.parse_known_args()
+    for name in [options.bench] if options.bench else BENCHES:
+        importlib.import_module(f"{__package__}.{name}").main(arguments)
+
+
+if __name__ == "__main__":
+    main()
