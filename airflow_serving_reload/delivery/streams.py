@@ -6,11 +6,10 @@ import hashlib
 import io
 import logging
 import queue
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 if TYPE_CHECKING:
@@ -104,8 +103,14 @@ class Digesting(Counting):
         return self._sha256.hexdigest()
 
 
-@contextmanager
-def pull_from(produce: Callable[[BinaryIO], None]) -> Iterator[Readable]:
+AHEAD = 8
+"""Chunks that one thread may be ahead of the other at most."""
+
+Send = Callable[[bytes], None]
+"""Hands a chunk over; fails once nobody reads any more."""
+
+
+def pull_from(produce: Callable[[BinaryIO], None]) -> AbstractContextManager[Readable]:
     """Read what a function writes, while a thread runs it.
 
     The end is reported only after the function has returned; its fault is raised instead of the end.
@@ -113,18 +118,60 @@ def pull_from(produce: Callable[[BinaryIO], None]) -> Iterator[Readable]:
 
     :param produce: writes everything to the file object that it is given.
     """
-    chunks: queue.Queue[bytes | BaseException] = queue.Queue(8)
+
+    def write_all(send: Send) -> None:
+        with io.BufferedWriter(_Sending(send), CHUNK) as target:
+            produce(cast(BinaryIO, target))
+
+    return _handed_over(write_all)
+
+
+def read_ahead(source: Readable) -> AbstractContextManager[Readable]:
+    """Read a stream by a thread of its own, so that what follows can work on another core.
+
+    :param source: the stream; only the thread uses it inside the `with` block.
+    """
+
+    def read_all(send: Send) -> None:
+        while chunk := _gathered(source):
+            send(chunk)
+
+    return _handed_over(read_all)
+
+
+def _gathered(source: Readable) -> bytes:
+    """Read until it is worth to wake another thread; sources give what they have, which may be little."""
+    pieces = []
+    missing = CHUNK
+    while missing > CHUNK // 2 and (piece := source.read(missing)):
+        pieces.append(piece)
+        missing -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+@contextmanager
+def _handed_over(produce: Callable[[Send], None]) -> Iterator[Readable]:
+    """Read what a function sends, while a thread runs it."""
+    chunks: queue.Queue[bytes | BaseException] = queue.Queue(AHEAD)
     abandoned = threading.Event()
-    pushed = _Pushed(chunks, abandoned)
+
+    def hand_over(item: bytes | BaseException) -> None:
+        while not abandoned.is_set():
+            try:
+                chunks.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+        raise BrokenPipeError("nobody reads any more")
 
     def run() -> None:
+        end: bytes | BaseException = b""
         try:
-            with io.BufferedWriter(pushed, CHUNK) as target:
-                produce(cast(BinaryIO, target))
+            produce(hand_over)
         except BaseException as fault:  # noqa: BLE001 - it is raised where the bytes are read
-            pushed.send(fault)
-        else:
-            pushed.send(b"")
+            end = fault
+        with suppress(BrokenPipeError):
+            hand_over(end)
 
     thread = threading.Thread(target=run, name=f"produce-{threading.get_ident()}", daemon=True)
     thread.start()
@@ -135,39 +182,20 @@ def pull_from(produce: Callable[[BinaryIO], None]) -> Iterator[Readable]:
         thread.join()
 
 
-def read_ahead(source: Readable) -> AbstractContextManager[Readable]:
-    """Read a stream by a thread of its own, so that what follows can work on another core.
+class _Sending(io.RawIOBase):
+    """Where a producer writes that wants a file."""
 
-    :param source: the stream; only the thread uses it inside the `with` block.
-    """
-    return pull_from(lambda target: shutil.copyfileobj(source, target, CHUNK))
-
-
-class _Pushed(io.RawIOBase):
-    """Where the producer writes; every chunk goes into a queue of bounded length."""
-
-    def __init__(self, chunks: queue.Queue[bytes | BaseException], abandoned: threading.Event) -> None:
+    def __init__(self, send: Send) -> None:
         super().__init__()
-        self._chunks = chunks
-        self._abandoned = abandoned
+        self._send = send
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: ReadableBuffer, /) -> int:
-        chunk = bytes(data)
-        if chunk and not self.send(chunk):
-            raise BrokenPipeError("nobody reads any more")
+        if chunk := bytes(data):
+            self._send(chunk)
         return len(chunk)
-
-    def send(self, item: bytes | BaseException) -> bool:
-        while not self._abandoned.is_set():
-            try:
-                self._chunks.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
 
 
 class _Pulled:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from airflow_serving_reload.delivery.errors import Refused
 
 if TYPE_CHECKING:
-    import io
-
     from airflow_serving_reload.delivery.streams import Counting
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,15 @@ LONGEST_NAME = 255
 LONGEST_PATH = 1024
 """Bytes that a path inside an archive may have: Linux allows 4096, and the path of the release takes its part."""
 
+LONGEST_CHARACTER = 4
+"""Bytes that a character takes at most in a name."""
+
+LEADS_AWAY = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
+"""Finds parts of a path that are empty, `.` or `..`."""
+
+CONTROL = re.compile(r"[\0-\x1f]")
+"""Finds control characters."""
+
 
 class Destination:
     """The folder that an archive unpacks into: every write passes the checks made here.
@@ -61,7 +71,7 @@ class Destination:
         self._limits = limits
         self._packed = packed
         self._members = 0
-        self._symlinks: dict[Path, str] = {}
+        self._symlinks: dict[str, str] = {}
 
     def refuse(self, member: str, why: str) -> NoReturn:
         """Say what is wrong with a member.
@@ -72,54 +82,54 @@ class Destination:
 
     def add_folder(self, member: str) -> None:
         """Make a folder, unless it is there already."""
-        path = self._path(member)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            self.refuse(member, "a file has the name of this folder")
+        self._make_folder(self._path(member), member)
 
     def add_file(self, member: str, chunks: Iterable[bytes], *, size: int, executable: bool) -> None:
         """Make a file.
 
         :param size: length in bytes as the archive declares it, 0 if it does not.
         """
-        path = self._new(member)
+        path = self._path(member)
         self._account(member, size)
+        permissions = 0o777 if executable else 0o666
+        descriptor = self._make(member, path, lambda: os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions))
         self.files += 1
         written = 0
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o777 if executable else 0o666)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
+        try:
             for chunk in chunks:
                 # Some zip archives declare a member's size only behind its data.
                 self._account(member, max(0, written + len(chunk) - max(size, written)))
                 written += len(chunk)
                 self._compare_with_packed(member, len(chunk))
-                _write_all(file, chunk)
+                _write_all(descriptor, chunk)
+        finally:
+            os.close(descriptor)
 
     def add_hard_link(self, member: str, target: str) -> None:
         """Make a further name for a file that was made before."""
-        path, source = self._new(member), self._path(target)
-        if not source.is_file() or source in self._symlinks:
+        path, source = self._path(member), self._path(target)
+        if not os.path.isfile(source) or source in self._symlinks:  # noqa: PTH113 - see `_path`
             self.refuse(member, f"it is a hard link to {target!r}, which is no file before it")
+        self._make(member, path, lambda: os.link(source, path))
         self.files += 1
-        os.link(source, path)
 
     def add_symlink(self, member: str, target: str) -> None:
         """Keep a place for a symbolic link, which `finish` makes."""
         # Made last, so that no member can be written through a link.
-        if not target or len(os.fsencode(target)) > LONGEST_PATH or _has_control_characters(target):
+        if not target or len(os.fsencode(target)) > LONGEST_PATH or CONTROL.search(target):
             self.refuse(member, f"it is a link to {target[:200]!r}, which is no path")
-        path = self._new(member)
-        path.touch()
+        path = self._path(member)
+        self._make(member, path, Path(path).touch)
         self._symlinks[path] = target
 
     def finish(self) -> None:
         """Make the symbolic links, and prove that none leads out of the folder."""
-        for path, target in self._symlinks.items():
+        links = {Path(path): target for path, target in self._symlinks.items()}
+        for path, target in links.items():
             path.unlink()
             path.symlink_to(target)
         root = self._folder.resolve()
-        for path, target in self._symlinks.items():
+        for path, target in links.items():
             member = str(path.relative_to(self._folder))
             end = _end_of(path)
             if end is None:
@@ -127,28 +137,39 @@ class Destination:
             if Path(target).is_absolute() or not end.is_relative_to(root):
                 self.refuse(member, f"it is a link to {target!r}, out of the archive")
 
-    def _path(self, member: str) -> Path:
+    def _path(self, member: str) -> str:
+        """Give where a member goes, as a string: models of many small files come by here often."""
         self._members += 1
         if self._members > self._limits.members:
             self.refuse(member, f"there are more than {self._limits.members} members")
         name = member.removeprefix("./").rstrip("/")
-        parts = name.split("/") if name not in ("", ".") else []
-        if member.startswith("/") or any(part in ("", ".", "..") for part in parts):
+        if member.startswith("/"):
             self.refuse(member, "its name is absolute or leads upwards")
-        too_long = len(os.fsencode(name)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in parts)
-        if too_long or _has_control_characters(name):
+        if name in ("", "."):
+            return str(self._folder)
+        if LEADS_AWAY.search(name):
+            self.refuse(member, "its name is absolute or leads upwards")
+        if _is_too_long(name) or CONTROL.search(name):
             self.refuse(member, "its name holds control characters or is too long")
-        return self._folder.joinpath(*parts)
+        return f"{self._folder}/{name}"
 
-    def _new(self, member: str) -> Path:
-        path = self._path(member)
-        if os.path.lexists(path):
-            self.refuse(member, "the name stands in it twice")
+    def _make(self, member: str, path: str, make: Callable[[], Made]) -> Made:
+        """Make something new, and the folder that it goes into where that is not there yet."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            return make()
+        except FileNotFoundError:
+            self._make_folder(os.path.dirname(path), member)  # noqa: PTH120 - see `_path`
+            return make()
+        except FileExistsError:
+            self.refuse(member, "the name stands in it twice")
+        except NotADirectoryError:
+            self.refuse(member, "a file has the name of its folder")
+
+    def _make_folder(self, path: str, member: str) -> None:
+        try:
+            Path(path).mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             self.refuse(member, "a file has the name of its folder")
-        return path
 
     def _account(self, member: str, size: int) -> None:
         """Count bytes before they are written."""
@@ -176,11 +197,13 @@ def _end_of(link: Path) -> Path | None:
         return None
 
 
-def _has_control_characters(name: str) -> bool:
-    return any(letter < " " for letter in name)
+def _is_too_long(name: str) -> bool:
+    if len(name) * LONGEST_CHARACTER <= LONGEST_NAME:
+        return False
+    return len(os.fsencode(name)) > LONGEST_PATH or any(len(os.fsencode(p)) > LONGEST_NAME for p in name.split("/"))
 
 
-def _write_all(file: io.FileIO, chunk: bytes) -> None:
-    view = memoryview(chunk)
-    while view:
-        view = view[file.write(view) :]
+def _write_all(descriptor: int, chunk: bytes) -> None:
+    written = os.write(descriptor, chunk)
+    while written < len(chunk):
+        written += os.write(descriptor, memoryview(chunk)[written:])

@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-import bz2
 import io
-import lzma
-import math
 import os
-import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING
 
-from isal import igzip, isal_zlib
 from stream_unzip import MissingPasswordError, UnsupportedFeatureError, UnzipError, stream_unzip
 
+from airflow_serving_reload.delivery.archive import compression
 from airflow_serving_reload.delivery.archive.destination import DEFAULT_LIMITS, Destination, Limits
+from airflow_serving_reload.delivery.archive.tar import looks_like_tar, untar
 from airflow_serving_reload.delivery.errors import Corrupt, PublicationFailed, Refused
 from airflow_serving_reload.delivery.streams import CHUNK, Counting, Readable, read_ahead
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 DAMAGED: tuple[type[Exception], ...] = (
-    EOFError,
+    *compression.DAMAGED,
     UnzipError,
-    igzip.BadGzipFile,
-    cast(type[Exception], isal_zlib.IsalError),
-    lzma.LZMAError,
     tarfile.TarError,
     ValueError,  # of numbers in the headers of tar archives
     zlib.error,
-    zstd.ZstdError,
 )
 """What the libraries raise about bytes that are not what their format demands."""
 
@@ -65,17 +53,12 @@ def unpack(source: Readable, folder: Path, *, name: str, limits: Limits = DEFAUL
     :raises Refused: it holds something that a model has no business to hold, or is no archive.
     :raises Corrupt: it is damaged or ends too soon.
     """
-    counted = Counting(source)
-    destination = Destination(folder, name, limits, counted)
     try:
-        head = _read_up_to(counted, tarfile.BLOCKSIZE)
-        rest = _Chained(head, counted)
-        if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-            _unzip(rest, destination)
-        else:
-            with read_ahead(_decompressed(rest, head, name)) as plain:
-                _untar(plain, destination)
-        counted.drain()
+        with read_ahead(source) as packed:
+            counted = Counting(packed)
+            destination = Destination(folder, name, limits, counted)
+            _unpack(counted, destination)
+            counted.drain()
         destination.finish()
     except (MissingPasswordError, UnsupportedFeatureError) as error:
         raise Refused(
@@ -92,6 +75,28 @@ def unpack(source: Readable, folder: Path, *, name: str, limits: Limits = DEFAUL
             raise Corrupt(f"unpacking {name}: it is damaged ({error}); upload it again") from error
         raise PublicationFailed(f"unpacking {name} into {folder}: {error.strerror}; make room for it") from error
     return Contents(destination.files, destination.total_bytes)
+
+
+def _unpack(packed: Readable, destination: Destination) -> None:
+    """Unpack by the format that the first bytes tell."""
+    head = _read_up_to(packed, tarfile.BLOCKSIZE)
+    whole = _Chained(head, packed)
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        _unzip(whole, destination)
+    elif (plain := compression.decompressed(whole, head)) is not None:
+        with read_ahead(plain) as plain:
+            untar(plain, destination)
+    elif len(head) < tarfile.BLOCKSIZE:
+        raise Corrupt(
+            f"unpacking {destination.archive}: it ends after {len(head)} bytes, which is no archive; upload it again"
+        )
+    elif looks_like_tar(head):
+        untar(whole, destination)
+    else:
+        raise Refused(
+            f"unpacking {destination.archive}: it begins with {head[:16]!r}, which is neither tar (plain, gzip, bzip2, "
+            "xz, zstd) nor zip; check remote_model_name, or leave out unpacked_filename if the model is a folder"
+        )
 
 
 def find_folder(unpacked: Path, name: str, archive: str) -> Path:
@@ -121,152 +126,6 @@ def find_folder(unpacked: Path, name: str, archive: str) -> Path:
                     "pack the file itself, or set unpacked_filename to a folder that holds both"
                 )
     return folder
-
-
-def _decompressed(source: _Chained, head: bytes, name: str) -> Readable:
-    file = cast(IO[bytes], source)
-    if head.startswith(b"\x1f\x8b"):
-        return cast(IO[bytes], igzip.IGzipFile(fileobj=file, mode="rb"))  # type: ignore[no-untyped-call]
-    if head.startswith(b"BZh"):
-        return bz2.BZ2File(file)
-    if head.startswith(b"\xfd7zXZ\0"):
-        return _Xz(source)
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
-        return zstd.ZstdFile(file)
-    if len(head) < tarfile.BLOCKSIZE:
-        raise Corrupt(f"unpacking {name}: it ends after {len(head)} bytes, which is no archive; upload it again")
-    if head[257:262] != b"ustar" and not _is_old_tar(head):
-        raise Refused(
-            f"unpacking {name}: it begins with {head[:16]!r}, which is neither tar (plain, gzip, bzip2, xz, zstd) "
-            "nor zip; check remote_model_name, or leave out unpacked_filename if the model is a folder"
-        )
-    return source
-
-
-XZ_MEMORY = 256 << 20
-"""Bytes of memory that unpacking xz may take; `xz -9` asks for 65 MiB, and Zstandard's own bound is 128 MiB."""
-
-
-class _Xz:
-    """What xz streams hold, one behind the other, in bounded memory, for which `lzma.LZMAFile` has no option."""
-
-    def __init__(self, source: Readable) -> None:
-        self._source = source
-        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = b""
-        while not data:
-            if not self._decoder.eof:
-                packed = self._source.read(CHUNK) if self._decoder.needs_input else b""
-                if self._decoder.needs_input and not packed:
-                    raise EOFError("it ends before its end-of-stream marker")
-            elif packed := self._next_stream():
-                self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)
-            else:
-                break
-            data = self._decoder.decompress(packed, size)
-        return data
-
-    def _next_stream(self) -> bytes:
-        packed = self._decoder.unused_data.lstrip(b"\0")
-        while not packed and (more := self._source.read(CHUNK)):
-            packed = more.lstrip(b"\0")  # streams may be padded
-        return packed
-
-
-def _is_old_tar(head: bytes) -> bool:
-    try:
-        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        return not any(head)
-    return True
-
-
-class _StrictTarInfo(tarfile.TarInfo):
-    """Header blocks of which only the end mark ends an archive; the standard library lets any damage end it."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        if len(buf) < tarfile.BLOCKSIZE:
-            raise Corrupt("it ends without the mark that ends a tar archive")
-        try:
-            return super().frombuf(buf, encoding, errors)
-        except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
-            raise Corrupt(f"the header of a member is damaged ({error})") from error
-
-
-LONGEST_HEADERS = 4 << 20
-"""Bytes that the headers of one member of a tar archive may take, since tarfile keeps them in memory."""
-
-
-class _TarStream(Counting):
-    """The stream of a tar archive, between whose members there may be headers up to a bound alone."""
-
-    def __init__(self, source: Readable, archive: str) -> None:
-        super().__init__(source)
-        self._archive = archive
-        self.expect_headers()
-
-    def expect_headers(self) -> None:
-        self._bound: float = self.count + LONGEST_HEADERS
-
-    def expect_data(self) -> None:
-        self._bound = math.inf
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = super().read(size)
-        if self.count > self._bound:
-            raise Refused(
-                f"unpacking {self._archive}: the headers of a member take more than {LONGEST_HEADERS} bytes; "
-                "pack it without extended attributes and sparse files"
-            )
-        return data
-
-
-def _untar(plain: Readable, destination: Destination) -> None:
-    stream = _TarStream(plain, destination.archive)
-    try:
-        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=CHUNK, tarinfo=_StrictTarInfo) as tar:
-            for member in tar:
-                stream.expect_data()
-                _extract(tar, member, destination)
-                # The list of members that tarfile keeps would grow with the archive.
-                tar.members = []  # type: ignore[attr-defined]
-                stream.expect_headers()
-            stream.expect_data()
-            _expect_padding(cast(IO[bytes], tar.fileobj))  # which has read more than it gave
-    except Corrupt as error:
-        raise Corrupt(f"unpacking {destination.archive}: {error}; upload it again") from error
-
-
-LONGEST_PADDING = 4 << 20
-"""Bytes of zeros that a tar archive may have behind its end; tar fills its last record, mostly of 10 KiB, with them."""
-
-
-def _expect_padding(rest: Readable) -> None:
-    length = 0
-    while chunk := rest.read(CHUNK):
-        length += len(chunk)
-        if any(chunk) or length > LONGEST_PADDING:
-            raise Corrupt("something follows behind its end")
-
-
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, destination: Destination) -> None:
-    if member.isdir():
-        destination.add_folder(member.name)
-    elif member.issym():
-        destination.add_symlink(member.name, member.linkname)
-    elif member.islnk():
-        destination.add_hard_link(member.name, member.linkname)
-    elif member.isfile():
-        if member.size < 0:
-            raise Corrupt(f"the length of its member {member.name!r} is less than nothing")
-        data = cast(IO[bytes], tar.extractfile(member))
-        chunks = iter(lambda: data.read(CHUNK), b"")
-        destination.add_file(member.name, chunks, size=member.size, executable=bool(member.mode & 0o100))
-    else:
-        destination.refuse(member.name, "it is a device, a FIFO or another special file")
 
 
 ZIP_END = b"PK\x05\x06"
@@ -315,9 +174,12 @@ class _Chained(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def read(self, size: int = -1, /) -> bytes:
+        return self._head.read(size) or self._rest.read(size)
+
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         view = memoryview(buffer)
-        data = self._head.read(len(view)) or self._rest.read(len(view))
+        data = self.read(len(view))
         view[: len(data)] = data
         return len(data)
 
