@@ -416,6 +416,7 @@ CORPUS: dict[str, dict[str, Case]] = {
         "tar, far behind": corrupt(tar(file("m/a")) + bytes(3 * MIB) + b"garbage", "something follows"),
         "gzip": corrupt(gzip.compress(tar(file("m/a"))) + b"garbage"),
         "gzip behind gzip": corrupt(gzip.compress(tar(file("m/a"))) + gzip.compress(b"garbage")),
+        "bzip2": corrupt(COMPRESSORS["tar.bz2"](tar(file("m/a"))) + b"garbage"),
         "xz": corrupt(lzma.compress(tar(file("m/a"))) + b"garbage"),
         "Zstandard": corrupt(COMPRESSORS["tar.zst"](tar(file("m/a"))) + b"garbage"),
         "zip": corrupt(zipped([("m/a", b"1")]) + b"garbage", "does not end with the record that ends a zip"),

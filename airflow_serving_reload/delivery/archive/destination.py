@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from airflow_serving_reload.delivery.errors import Refused
+from airflow_serving_reload.delivery.filesystem import begin_to_sync
 
 if TYPE_CHECKING:
     from airflow_serving_reload.delivery.streams import Counting
@@ -36,6 +37,9 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 
+
+SYNC_EACH = 32 << 20
+"""Bytes of a file after which the disk begins with them."""
 
 LONGEST_NAME = 255
 """Bytes that Linux file systems allow a name at most."""
@@ -94,7 +98,7 @@ class Destination:
         permissions = 0o777 if executable else 0o666
         descriptor = self._make(member, path, lambda: os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions))
         self.files += 1
-        written = 0
+        written = synced = 0
         try:
             for chunk in chunks:
                 # Some zip archives declare a member's size only behind its data.
@@ -102,6 +106,9 @@ class Destination:
                 written += len(chunk)
                 self._compare_with_packed(member, len(chunk))
                 _write_all(descriptor, chunk)
+                if written - synced >= SYNC_EACH:
+                    begin_to_sync(descriptor, synced, written)
+                    synced = written
         finally:
             os.close(descriptor)
 
