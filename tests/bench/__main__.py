@@ -6,6 +6,7 @@ import argparse
 import importlib
 
 BENCHES = {
+    "delivery": "from the changed donefile to the published model, beside monitor.py and curl with tar",
     "stores": "what a look, a model and a fault cost over each store",
 }
 """The modules of this package that measure, and what."""

@@ -46,23 +46,26 @@ class Workplace:
         """Upload a packed model."""
         return self._run(way, "upload", {**_remote(way), "local_model_path": str(packed)}, 3600)
 
-    def reload(self, way: Way, seconds: float = 3600) -> dict[str, Any]:
+    def reload(self, way: Way, seconds: float = 3600, *, profile: bool = False) -> dict[str, Any]:
         """Deliver the model.
 
         :param seconds: how long that may take.
+        :param profile: tell where the time goes.
         """
         local = {"local_path": str(self.serving), "local_model_name": "model", "unpacked_filename": UNPACKED}
-        return self._run(way, "reload", {**_remote(way), **local}, seconds)
+        return self._run(way, "reload", {**_remote(way), **local}, seconds, profile=profile)
 
     def poll(self, way: Way, count: int) -> dict[str, Any]:
         """Look at the donefile again and again."""
         return self._run(way, "poll", {"conn_id": CONN_ID, "remote_path": way.remote_path, "count": count}, 3600)
 
-    def _run(self, way: Way, verb: str, arguments: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def _run(
+        self, way: Way, verb: str, arguments: dict[str, Any], seconds: float, *, profile: bool = False
+    ) -> dict[str, Any]:
         """Run the program of tasks; adds `disk`, beyond what was there, and `child_memory`, as `Watch` has them."""
         outcome = self.folder / "outcome.json"
         outcome.unlink(missing_ok=True)
-        order = json.dumps({"verb": verb, "arguments": arguments})
+        order = json.dumps({"verb": verb, "arguments": arguments, "profile": profile})
         command = [*way.prefix, sys.executable, "-m", f"{__package__}.task", order, str(outcome)]
         # what is still to be written of what went before would be in the way
         os.sync()

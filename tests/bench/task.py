@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,29 +17,35 @@ from airflow.sdk import RetryAction
 from airflow_serving_reload.connections import open_store
 from airflow_serving_reload.delivery.stores.base import child
 from airflow_serving_reload.operators import ReloadModelOperator, UploadModelOperator
-from tests.bench.watching import memory_of
+from tests.bench.sampling import sampled
+from tests.bench.watching import memory_of, written_by
 
 if TYPE_CHECKING:
     from airflow_serving_reload.operators.base import DeliveryOperator
 
 
-def run(operator: DeliveryOperator) -> dict[str, Any]:
+def run(operator: DeliveryOperator, *, profile: bool) -> dict[str, Any]:
     """Run a task.
 
-    :return: `seconds`; `memory`, how many bytes of it were present at most above those of the imported operator; and
-        what it `returned`, or its `fault`.
+    :param profile: look where the time goes.
+    :return: `seconds`; `memory`, how many bytes of it were present at most above those of the imported operator;
+        `written`, bytes for the disk; what it `returned`, or its `fault`; and its `profile`.
     """
     # from here on the peak counts anew
     Path("/proc/self/clear_refs").write_text("5")
-    before = memory_of("self", "VmRSS")
-    began = time.perf_counter()
-    try:
-        told = {"returned": operator.execute({})}
-    except Exception as error:  # noqa: BLE001 - what it raises is what is asked for
-        told = {"fault": _fault(operator, error)}
+    before, written = memory_of("self", "VmRSS"), written_by("self")
+    with sampled() if profile else nullcontext({}) as shares:
+        began = time.perf_counter()
+        try:
+            told = {"returned": operator.execute({})}
+        except Exception as error:  # noqa: BLE001 - what it raises is what is asked for
+            told = {"fault": _fault(operator, error)}
+        seconds = time.perf_counter() - began
     return {
-        "seconds": time.perf_counter() - began,
+        "seconds": seconds,
         "memory": memory_of("self", "VmHWM") - before,
+        "written": written_by("self") - written,
+        "profile": shares,
         **told,
     }
 
@@ -89,7 +96,7 @@ def main(order: Mapping[str, Any], outcome: Path) -> None:
         told = poll(**arguments)
     else:
         kind = {"upload": UploadModelOperator, "reload": ReloadModelOperator}[verb]
-        told = run(kind(task_id=verb, **arguments))
+        told = run(kind(task_id=verb, **arguments), profile=order["profile"])
     outcome.write_text(json.dumps(told))
 
 

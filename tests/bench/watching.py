@@ -51,6 +51,12 @@ def memory_of(process: int | str, name: str) -> int:
     return int(line.split()[1]) * KIB
 
 
+def written_by(process: int | str) -> int:
+    """Give the bytes that a process, and children of it that have ended, had written to the disk."""
+    lines = Path(f"/proc/{process}/io").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("write_bytes")))
+
+
 def _program(process: int) -> Path:
     return Path(f"/proc/{process}/exe").readlink()
 
