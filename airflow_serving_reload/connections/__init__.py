@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, cast, overload
 
@@ -31,9 +32,9 @@ def open_store(conn_id: str, remote_path: str) -> Store:
     return _store_of(BaseHook.get_connection(conn_id), remote_path)
 
 
-async def open_store_async(conn_id: str, remote_path: str) -> Store:
-    """Open the store that a connection leads to, from a coroutine."""
-    return _store_of(await BaseHook.aget_connection(conn_id), remote_path)
+async def store_opener(conn_id: str, remote_path: str) -> Callable[[], Store]:
+    """Read a connection, and give what opens the store that it leads to, in whatever thread, again and again."""
+    return partial(_store_of, await BaseHook.aget_connection(conn_id), remote_path)
 
 
 @overload

@@ -40,6 +40,7 @@ class DonefileVersion:
     :param content: the content if it is a JSON object, as `UploadModelOperator` writes it; else empty.
     :param settled: whether a further upload is sure to change at least one of these facts.
     :param path: where in the store it was seen.
+    :param observed_ns: the store's time when it was seen, nanoseconds since the epoch; it is not kept.
     """
 
     mtime_ns: int | None = None
@@ -49,6 +50,7 @@ class DonefileVersion:
     content: Mapping[str, Any] = field(default_factory=dict, compare=False)
     settled: bool = field(default=True, compare=False)
     path: str | None = field(default=None, compare=False)
+    observed_ns: int | None = field(default=None, compare=False)
 
     @property
     def model_sha256(self) -> str | None:
@@ -134,6 +136,7 @@ def version_of(
         content=described,
         settled=names_its_model or not young,
         path=path,
+        observed_ns=observed_ns,
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, AssetWatcher
@@ -12,24 +13,19 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from airflow_serving_reload.delivery.donefile import Decision, DonefileVersion
 from airflow_serving_reload.delivery.errors import DeliveryError, Refused
+from airflow_serving_reload.delivery.listing import Evidence
+from airflow_serving_reload.store_threads import StoreThreads, threads_for
 from airflow_serving_reload.task import donefile_version
+from airflow_serving_reload.triggers.folder import Folder, Glance, pause_after
 
 if TYPE_CHECKING:
     from airflow.sdk.execution_time.context import AssetStateStoreAccessor, AssetStateStoreAccessors
-
-    from airflow_serving_reload.delivery.stores.base import Store
 
 WATERMARK = "donefile"
 """Key in the state of the donefile's asset under which stands the version announced last."""
 
 PERSISTED_AFTER = 5.0
 """Seconds after which an event that was handed to the triggerer is in Airflow's database, as far as can be known."""
-
-LONGEST_PAUSE = 60.0
-"""Seconds between two tries at a store that cannot be reached, at most."""
-
-RAREST = 6
-"""How many intervals lie between two such tries at most, so that who looks often soon sees the store again."""
 
 UNSETTLED_PAUSE = 0.5
 """Seconds until the next look at a donefile that is too young to be told from its successor, at most."""
@@ -41,6 +37,9 @@ class DonefileTrigger(BaseEventTrigger):
     As an asset's watcher it begins with the version that the asset's state remembers. It writes a version there only
     after its event is safe, so that an event is repeated rather than lost when the triggerer dies. As a deferred
     sensor's trigger it begins with `last_seen`. A store that cannot be reached is tried again, ever more slowly.
+
+    Triggers of donefiles in one folder, with one interval, share what the triggerer asks of the store: one listing
+    serves all of those of which it proves that they are what they were, and only the others are looked at.
 
     :param conn_id: connection to the store.
     :param remote_path: folder in the store.
@@ -67,60 +66,85 @@ class DonefileTrigger(BaseEventTrigger):
         self.poke_interval = poke_interval
         self.last_seen = last_seen
         self.asset_name = asset_name
-        self._store: Store | None = None
+        # as the store's own paths begin, so that whoever watches the same folder is known
+        folder = remote_path if "://" in remote_path else f"/{remote_path.strip('/')}"
+        self._folder = Folder(conn_id, folder, poke_interval)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Give what makes the same trigger elsewhere."""
         names = ("conn_id", "remote_path", "remote_donefile_name", "poke_interval", "last_seen", "asset_name")
         return f"{DonefileTrigger.__module__}.DonefileTrigger", {name: getattr(self, name) for name in names}
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Fire for each new version, for as long as somebody listens."""
+    def shared_stream_key(self) -> Hashable:
+        """Name the folder and the interval, which the triggers that share their listings have in common."""
+        return self._folder
+
+    @classmethod
+    async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncGenerator[Glance]:
+        """Glance at the folder at each interval, for all who watch donefiles in it."""
+        async with aclosing(cls(**kwargs)._folder.glances()) as glances:
+            async for glance in glances:
+                yield glance
+
+    async def run(self) -> AsyncGenerator[TriggerEvent]:
+        """Fire for each new version, for as long as somebody listens, without a share in the glances of others."""
+        async with aclosing(self._folder.glances()) as glances, aclosing(self.filter_shared_stream(glances)) as events:
+            async for event in events:
+                yield event
+
+    async def filter_shared_stream(self, shared_stream: AsyncIterator[Glance]) -> AsyncGenerator[TriggerEvent]:
+        """Fire for each new version: at once, and then whenever a glance does not prove that nothing has changed."""
         last = await self._last()
+        evidence = Evidence(self.remote_donefile_name)
         announced_at = None
         faults = 0
-        while True:
-            decision = Decision.UNCHANGED
-            try:
-                decision, seen = await self._look(last)
+        due = 0.0
+        with self._folder.watched(), threads_for(self.conn_id, self.remote_path) as threads:
+            async for glance in _at_once(shared_stream):
+                if announced_at is not None and time.monotonic() - announced_at >= PERSISTED_AFTER:
+                    await self._remember(last)
+                    announced_at = None
+                if glance.fault is not None:
+                    if self.task_instance is not None:
+                        # a task has a log of its own, while those of watchers are one, where this stands already
+                        self._complain(glance.fault, faults)
+                    continue
+                if glance.began < due or evidence.proves_unchanged(glance.listing):
+                    continue
+                try:
+                    decision, seen = await self._look(threads, last)
+                except Exception as fault:  # noqa: BLE001 - a watcher that raises is started again without a pause
+                    evidence.forget()
+                    if isinstance(fault, Refused) and self.task_instance is not None:
+                        # A sensor's task can fail and tell why; a watcher has only its log, and must not die.
+                        yield _event({"error": str(fault)})
+                        return
+                    faults += 1
+                    self._complain(fault, faults)
+                    pause = pause_after(faults, self.poke_interval)
+                    due = max(time.monotonic(), glance.began + pause - self.poke_interval / 2)
+                    continue
                 faults = 0
-            except Exception as fault:  # noqa: BLE001 - a watcher that raises is started again without a pause
-                await self.cleanup()
-                if isinstance(fault, Refused) and self.task_instance is not None:
-                    # A sensor's task can fail and tell why; a watcher has only its log, and must not die.
-                    yield _event({"error": str(fault)})
-                    return
-                faults += 1
-                self._complain(fault, faults)
-            if announced_at is not None and time.monotonic() - announced_at >= PERSISTED_AFTER:
-                await self._remember(last)
-                announced_at = None
-            if decision is Decision.CHANGED and seen is not None:
-                last, announced_at = seen, time.monotonic()
-                self.log.info("the donefile %s changed: %s", seen.path, seen)
-                yield _event(seen.to_dict())
-            await asyncio.sleep(self._pause(decision, faults))
+                due = time.monotonic()
+                evidence.looked(seen, glance.listing)
+                if decision is Decision.CHANGED and seen is not None:
+                    last, announced_at = seen, due
+                    self.log.info("the donefile %s changed: %s", seen.path, seen)
+                    yield _event(seen.to_dict())
 
-    async def cleanup(self) -> None:
-        """Give the store's connections back."""
-        store, self._store = self._store, None
-        if store is not None:
-            await asyncio.to_thread(store.close)
-
-    async def _look(self, last: DonefileVersion | None) -> tuple[Decision, DonefileVersion | None]:
-        from airflow_serving_reload.connections import open_store_async
+    async def _look(
+        self, threads: StoreThreads, last: DonefileVersion | None
+    ) -> tuple[Decision, DonefileVersion | None]:
+        """Look until the donefile can be told from its successor."""
         from airflow_serving_reload.watch import look
 
-        if self._store is None:
-            self._store = await open_store_async(self.conn_id, self.remote_path)
-        return await asyncio.to_thread(look, self._store, self.remote_path, self.remote_donefile_name, last)
-
-    def _pause(self, decision: Decision, faults: int) -> float:
-        if decision is Decision.UNSETTLED:
-            return min(self.poke_interval, UNSETTLED_PAUSE)
-        if faults:
-            return max(self.poke_interval, min(LONGEST_PAUSE, RAREST * self.poke_interval, 2.0**faults))
-        return self.poke_interval
+        while True:
+            decision, seen = await threads.ask(
+                lambda store: look(store, self.remote_path, self.remote_donefile_name, last)
+            )
+            if decision is not Decision.UNSETTLED:
+                return decision, seen
+            await asyncio.sleep(min(self.poke_interval, UNSETTLED_PAUSE))
 
     def _complain(self, fault: Exception, faults: int) -> None:
         where = f"{self.conn_id}:{self.remote_path}/{self.remote_donefile_name}"
@@ -143,6 +167,13 @@ class DonefileTrigger(BaseEventTrigger):
         state = self._state()
         if state is not None and version is not None:
             await state.aset(WATERMARK, version.to_dict())
+
+
+async def _at_once(glances: AsyncIterator[Glance]) -> AsyncGenerator[Glance]:
+    """Have the first look taken now, not at the next interval of those who have been watching before."""
+    yield Glance(time.monotonic())
+    async for glance in glances:
+        yield glance
 
 
 def _event(payload: dict[str, Any]) -> TriggerEvent:

@@ -12,6 +12,7 @@ import pytest
 
 from airflow_serving_reload.triggers import DonefileTrigger, donefile_asset
 from airflow_serving_reload.triggers import donefile as trigger_module
+from airflow_serving_reload.triggers.folder import pause_after
 
 ARGUMENTS = {"conn_id": "model_store", "remote_path": "/models", "poke_interval": 0.01}
 
@@ -156,8 +157,7 @@ async def test_lives_through_faults(workplace, monkeypatch, capsys):
 @pytest.mark.parametrize(("interval", "longest"), [(1, 6), (10, 60), (30, 60), (90, 90)])
 def test_pauses_grow_with_faults(interval, longest):
     """A store that fails again and again is asked ever more rarely, but each sixth time, and once a minute."""
-    trigger = DonefileTrigger(conn_id="c", remote_path="/", poke_interval=interval)
-    pauses = [trigger._pause(trigger_module.Decision.UNCHANGED, faults) for faults in range(10)]
+    pauses = [pause_after(faults, interval) for faults in range(10)]
     assert pauses == sorted(pauses)
     assert (pauses[0], pauses[-1]) == (interval, longest)
 

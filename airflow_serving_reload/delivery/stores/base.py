@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Self
@@ -126,6 +126,13 @@ class Store(ABC):
     def _list(self, folder: str) -> list[Entry] | None:
         """List a folder; None if the path is a file."""
 
+    def _scan(self, folder: str) -> Mapping[str, FileFacts] | None:
+        """Ask for what one listing tells of the files in a folder; None if there is no listing that tells their times.
+
+        Whatever is no file for sure, such as a link, is left out.
+        """
+        return None
+
     @abstractmethod
     def _write(self, path: str, source: Readable) -> None:
         """Make or replace a file, its folders included."""
@@ -207,6 +214,17 @@ class Store(ABC):
                 )
         finished = (entry for entry in entries if not UNFINISHED.fullmatch(entry.name))
         return sorted(finished, key=lambda entry: entry.name)
+
+    def scan(self, folder: str) -> Mapping[str, FileFacts] | None:
+        """Ask for what one listing tells of each file in a folder; None if there is no listing that tells their times.
+
+        The times may be coarser than those of `stat`, and in a time zone of the server's own, so that they say
+        something only beside those of another such listing. Names may be missing.
+
+        :raises NotThereYet: there is no such folder.
+        """
+        with self._errors(f"listing {self.describe(folder)}"):
+            return self._scan(folder)
 
     def walk(self, folder: str) -> Iterator[str]:
         """Give the path, relative to `folder`, of every file below it, in order.

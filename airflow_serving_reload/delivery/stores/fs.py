@@ -6,8 +6,8 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from airflow_serving_reload.delivery.errors import NotThereYet, Refused, StoreUnreachable
@@ -100,6 +100,16 @@ class FileSystemStore(Store):
             return None
         with os.scandir(local) as entries:
             return [Entry(entry.name, entry.is_dir()) for entry in entries]
+
+    def _scan(self, folder: str) -> Mapping[str, FileFacts]:
+        facts = {}
+        with os.scandir(self._inside(folder)) as entries:
+            for entry in entries:
+                # a link may lead out of the store, and a file may have been removed meanwhile
+                if entry.is_file(follow_symlinks=False):
+                    with suppress(FileNotFoundError):
+                        facts[entry.name] = self._facts(entry.stat())
+        return facts
 
     def _write(self, path: str, source: Readable) -> None:
         local = self._inside(path)

@@ -216,6 +216,15 @@ class FsspecStore(Store):
         found = [info for info in listed if info["type"] == "directory" or not info["name"].endswith("/")]
         return [Entry(info["name"].rpartition("/")[2], self._leads_to_folder(info)) for info in found]
 
+    def _scan(self, folder: str) -> Mapping[str, FileFacts]:
+        self._fs.invalidate_cache()
+        listed = _bounded(self._fs.ls)(self._inside(folder), detail=True)
+        return {
+            info["name"].rpartition("/")[2]: self._facts(info)
+            for info in listed
+            if info["type"] == "file" and not info.get("islink")
+        }
+
     def _leads_to_folder(self, info: Mapping[str, Any]) -> bool:
         if info["type"] in ("directory", "file"):
             return bool(info["type"] == "directory")

@@ -8,7 +8,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -314,6 +314,12 @@ class FtpStore(Store):
                 )
                 for listed in self._entries(client)
             ]
+
+    def _scan(self, folder: str) -> Mapping[str, FileFacts]:
+        with self._client() as client:
+            if not self._enter(client, folder.rstrip("/")):
+                raise FileNotFoundError(folder)
+            return {listed.name: listed.facts for listed in self._entries(client) if listed.is_folder is False}
 
     def _write(self, path: str, source: Readable) -> None:
         with self._client() as client:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -36,6 +36,11 @@ KIND_AND_NAME = "/%F/%n/"
 """What to ask of many: lines that are told apart whatever is in a name, which never has a slash."""
 
 KIND_AND_NAME_OF_ONE = re.compile(r"/([^/]*)/([^/]*)/\n")
+
+FACTS_AND_NAME = f"/{FACTS}/%n/"
+"""The same with the facts in the place of the kind."""
+
+FACTS_AND_NAME_OF_ONE = re.compile(r"/([^/]*)/([^/]*)/\n")
 
 FOLDER = "directory"
 
@@ -139,6 +144,14 @@ class HadoopCliStore(Store):
             return None
         return [Entry(name, kind == FOLDER) for kind, name in there[1:] if not name.endswith(UNFINISHED)]
 
+    def _scan(self, folder: str) -> Mapping[str, FileFacts]:
+        literal = _literally(folder.rstrip("/"))
+        printed = self._stat_all(FACTS_AND_NAME, literal or "/", f"{literal}/*")
+        if not printed:
+            raise ClientFailed(ABSENT)
+        told = FACTS_AND_NAME_OF_ONE.findall(printed)
+        return {name: _Look(self._client, name, facts).facts() for facts, name in told if not facts.startswith(FOLDER)}
+
     def _write(self, path: str, source: Readable) -> None:
         folder = path.rpartition("/")[0] or "/"
         if "\\" in path:
@@ -161,16 +174,20 @@ class HadoopCliStore(Store):
 
     def _kinds(self, *patterns: str) -> list[tuple[str, str]]:
         """Give kind and name of everything that is there."""
+        return KIND_AND_NAME_OF_ONE.findall(self._stat_all(KIND_AND_NAME, *patterns))
+
+    def _stat_all(self, form: str, *patterns: str) -> str:
+        """Give what the client prints, in this form, of everything that is there."""
         pieces = []
         try:
-            with self._start("-stat", KIND_AND_NAME, *patterns) as running:
+            with self._start("-stat", form, *patterns) as running:
                 while piece := running.read(CHUNK):
                     pieces.append(piece)
         except ClientRefused as refused:
             # of what would be below a file the client says that this is no folder
             if not all(re.search(f"{ABSENT}|is not a directory", line) for line in str(refused).splitlines()):
                 raise
-        return KIND_AND_NAME_OF_ONE.findall(b"".join(pieces).decode("utf-8", "replace"))
+        return b"".join(pieces).decode("utf-8", "replace")
 
     def _can_rename(self, folder: str) -> bool:
         """Leave it to the client: it writes under a temporary name itself, and its rename does not replace."""

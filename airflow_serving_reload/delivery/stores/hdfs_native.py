@@ -108,9 +108,7 @@ class NativeHdfsStore(Store):
         status = self._status(path)
         if status.isdir:
             raise IsADirectoryError(path)
-        return FileFacts(
-            size=status.length, mtime_ns=status.modification_time * MILLISECOND_NS, resolution_ns=MILLISECOND_NS
-        )
+        return _facts(status)
 
     @contextmanager
     def _open(self, path: str, offset: int, expected: FileFacts | None) -> Iterator[Opened]:
@@ -131,6 +129,13 @@ class NativeHdfsStore(Store):
         if not self._status(folder).isdir:
             return None
         return self._call(entries)
+
+    def _scan(self, folder: str) -> Mapping[str, FileFacts]:
+        async def statuses(client: AsyncClient) -> list[FileStatus]:
+            return [status async for status in client.list_status(folder)]
+
+        listed = self._call(statuses)
+        return {status.path.rpartition("/")[2]: _facts(status) for status in listed if not status.isdir}
 
     def _write(self, path: str, source: Readable) -> None:
         options = WriteOptions(overwrite=True, create_parent=True)
@@ -158,6 +163,12 @@ class NativeHdfsStore(Store):
         if self._is_folder(path):
             raise IsADirectoryError(path)
         self._call(lambda client: client.delete(path))
+
+
+def _facts(status: FileStatus) -> FileFacts:
+    return FileFacts(
+        size=status.length, mtime_ns=status.modification_time * MILLISECOND_NS, resolution_ns=MILLISECOND_NS
+    )
 
 
 def open_clients(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from html.parser import HTMLParser
@@ -17,6 +17,7 @@ import requests
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.requests_faults import BUSY, faults_of_requests, without_credentials
 from airflow_serving_reload.delivery.stores.base import SECOND_NS, Entry, FileFacts, Opened, Store
+from airflow_serving_reload.delivery.stores.http_rows import rows_of
 from airflow_serving_reload.delivery.stores.requests_answers import Body, expect_whole_heads, http_date, retry_after
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
 
@@ -140,6 +141,14 @@ class HttpStore(Store):
                 )
             return _links(response.text, urlsplit(response.url).path)
 
+    def _scan(self, folder: str) -> Mapping[str, FileFacts] | None:
+        url = self._url(f"{folder.rstrip('/')}/")
+        with self._request("GET", url, headers=IDENTITY | NOT_FROM_A_CACHE, stream=True) as response:
+            # a page with a time or a tag is a file in the place of the listing
+            if _facts(response).mtime_ns is not None or "ETag" in response.headers:
+                return None
+            return rows_of(response.text) if response.headers.get("Content-Type", "").startswith("text/html") else None
+
     def _is_file(self, path: str) -> bool:
         try:
             self._request_file("HEAD", path, headers=IDENTITY)
@@ -195,6 +204,10 @@ class HttpStore(Store):
 
 IDENTITY = {"Accept-Encoding": "identity"}
 """Asks for the file's own bytes, so that lengths, ranges and tags belong to them."""
+
+
+NOT_FROM_A_CACHE = {"Cache-Control": "no-cache"}
+"""Asks for the folder as it is now."""
 
 
 class _Answered(Exception):

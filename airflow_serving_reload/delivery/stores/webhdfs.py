@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from itertools import chain
@@ -71,13 +71,7 @@ class WebHdfsStore(Store):
         status = self._client.status(path)
         if status["type"] == "DIRECTORY":
             raise IsADirectoryError(path)
-        number = status.get("fileId")
-        return FileFacts(
-            size=status["length"],
-            mtime_ns=status["modificationTime"] * MILLISECOND_NS,
-            resolution_ns=MILLISECOND_NS,
-            etag=str(number) if number else None,
-        )
+        return _facts(status)
 
     @contextmanager
     def _open(self, path: str, offset: int, expected: FileFacts | None) -> Iterator[Opened]:
@@ -99,6 +93,10 @@ class WebHdfsStore(Store):
         if self._client.status(folder)["type"] == "FILE":
             return None
         return [Entry(name, status["type"] == "DIRECTORY") for name, status in self._client.list(folder, status=True)]
+
+    def _scan(self, folder: str) -> Mapping[str, FileFacts]:
+        listed = self._client.list(folder.rstrip("/") or "/", status=True)
+        return {name: _facts(status) for name, status in listed if status["type"] == "FILE"}
 
     def _write(self, path: str, source: Readable) -> None:
         # First without content: what a DataNode has against it while content comes is lost with the connection.
@@ -131,6 +129,16 @@ class WebHdfsStore(Store):
     def _remove(self, path: str) -> None:
         self._refuse_folder(path)
         self._client.delete(path)
+
+
+def _facts(status: Mapping[str, Any]) -> FileFacts:
+    number = status.get("fileId")
+    return FileFacts(
+        size=status["length"],
+        mtime_ns=status["modificationTime"] * MILLISECOND_NS,
+        resolution_ns=MILLISECOND_NS,
+        etag=str(number) if number else None,
+    )
 
 
 class WebHdfsSession(requests.Session):

@@ -1,0 +1,112 @@
+"""Threads that ask the stores for all triggers of a process: a few for each connection, so that none delays another.
+
+The threads that asyncio has for everybody would all wait for the first store that is silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from airflow_serving_reload.delivery.stores.base import Store
+
+THREADS = 8
+"""Threads, and connections, to one store at most."""
+
+Answer = TypeVar("Answer")
+
+
+class StoreThreads:
+    """The threads for one connection, each with a store of its own while it asks.
+
+    A store that fails is closed, and the connection is read anew for the next one.
+
+    :param conn_id: connection to the store.
+    :param remote_path: folder in the store; only its scheme and its server matter.
+    """
+
+    def __init__(self, conn_id: str, remote_path: str) -> None:
+        self._conn_id = conn_id
+        self._remote_path = remote_path
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"store {conn_id}")
+        self._idle: deque[Store] = deque()
+        self._opener: Callable[[], Store] | None = None
+        self._reading = asyncio.Lock()
+        self._closed = False
+        self.users = 0
+
+    async def ask(self, question: Callable[[Store], Answer]) -> Answer:
+        """Ask the store something, once a thread is free.
+
+        :raises DeliveryError: there is no store behind the connection.
+        :raises Exception: what the question raises.
+        """
+        from airflow_serving_reload.connections import store_opener
+
+        async with self._reading:
+            if self._opener is None:
+                self._opener = await store_opener(self._conn_id, self._remote_path)
+            opener = self._opener
+        return await asyncio.wrap_future(self._threads.submit(self._ask, opener, question))
+
+    async def turn(self) -> None:
+        """Wait until all that was asked before has at least begun."""
+        await asyncio.wrap_future(self._threads.submit(lambda: None))
+
+    def close(self) -> None:
+        """Let the threads end, and close each store once nobody waits for its answer."""
+        self._closed = True
+        self._threads.submit(self._close_idle)
+        self._threads.shutdown(wait=False)
+
+    def _ask(self, opener: Callable[[], Store], question: Callable[[Store], Answer]) -> Answer:
+        store = self._lend() or opener()
+        try:
+            answer = question(store)
+        except BaseException:
+            self._opener = None
+            store.close()
+            raise
+        self._idle.append(store)
+        if self._closed:
+            self._close_idle()
+        return answer
+
+    def _lend(self) -> Store | None:
+        with suppress(IndexError):
+            return self._idle.pop()
+        return None
+
+    def _close_idle(self) -> None:
+        while store := self._lend():
+            store.close()
+
+
+_shared: dict[tuple[str, str], StoreThreads] = {}
+
+
+@contextmanager
+def threads_for(conn_id: str, remote_path: str) -> Iterator[StoreThreads]:
+    """Share the threads of a connection with whoever else asks its store, for as long as the context lasts.
+
+    :param conn_id: connection to the store.
+    :param remote_path: folder in the store.
+    """
+    scheme, separator, place = remote_path.partition("://")
+    server = f"{scheme}://{place.partition('/')[0]}/" if separator else "/"
+    threads = _shared.get((conn_id, server))
+    if threads is None:
+        threads = _shared[conn_id, server] = StoreThreads(conn_id, server)
+    threads.users += 1
+    try:
+        yield threads
+    finally:
+        threads.users -= 1
+        if not threads.users:
+            del _shared[conn_id, server]
+            threads.close()

@@ -1,0 +1,113 @@
+"""One folder of a store, listed at intervals for all triggers that watch donefiles in it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airflow_serving_reload.delivery.errors import NotThereYet, StoreUnreachable
+from airflow_serving_reload.store_threads import threads_for
+
+if TYPE_CHECKING:
+    from airflow_serving_reload.delivery.stores.base import FileFacts, Store
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 60.0
+"""Seconds between two tries at a store that cannot be reached, at most."""
+
+RAREST = 6
+"""How many intervals lie between two such tries at most, so that who looks often soon sees the store again."""
+
+NAMES_EACH = 500
+"""Names in a folder, for each donefile watched there, up to which listing it costs less than looking at each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What those who watch a folder are told at each interval.
+
+    :param began: when, on the clock of `time.monotonic`; whoever looked later knows more.
+    :param listing: what was listed; None if nothing was, so that each has to look for itself.
+    :param fault: why the store could not be reached.
+    """
+
+    began: float
+    listing: Mapping[str, FileFacts] | None = None
+    fault: StoreUnreachable | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder that is looked at every so often; equal ones share their glances.
+
+    :param conn_id: connection to the store.
+    :param remote_path: path in the store.
+    :param poke_interval: seconds between two glances.
+    """
+
+    conn_id: str
+    remote_path: str
+    poke_interval: float
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Count among those who watch it."""
+        _watchers[self] += 1
+        try:
+            yield
+        finally:
+            _watchers[self] -= 1
+            if not _watchers[self]:
+                del _watchers[self]
+
+    async def glances(self) -> AsyncGenerator[Glance]:
+        """Glance at it at each interval, for ever.
+
+        A glance takes its turn among what else is asked of the store, so glances do not pile up before a slow one.
+        """
+        faults = names = 0
+        with threads_for(self.conn_id, self.remote_path) as threads:
+            while True:
+                began = time.monotonic()
+                listing: Mapping[str, FileFacts] | None = None
+                fault: StoreUnreachable | None = None
+                # a single donefile is looked at for what its folder costs
+                if max(names / NAMES_EACH, 2) <= _watchers[self]:
+                    try:
+                        listing = await threads.ask(self._list)
+                        names = len(listing or ())
+                    except StoreUnreachable as unreachable:
+                        fault = unreachable
+                    except Exception:
+                        # those who look for themselves are told what it is
+                        log.debug("%s cannot be listed", self, exc_info=True)
+                else:
+                    await threads.turn()
+                faults = 0 if fault is None else faults + 1
+                if fault:
+                    log.warning("watching %s:%s, fault %d in a row: %s", self.conn_id, self.remote_path, faults, fault)
+                yield Glance(began, listing, fault)
+                await asyncio.sleep(began + pause_after(faults, self.poke_interval) - time.monotonic())
+
+    def _list(self, store: Store) -> Mapping[str, FileFacts] | None:
+        try:
+            return store.scan(self.remote_path)
+        except NotThereYet:
+            return {}
+
+
+_watchers: Counter[Folder] = Counter()
+
+
+def pause_after(faults: int, poke_interval: float) -> float:
+    """Give the seconds until the next try, the longer the more faults there were in a row."""
+    if not faults:
+        return poke_interval
+    return max(poke_interval, min(LONGEST_PAUSE, RAREST * poke_interval, 2.0**faults))
