@@ -135,14 +135,15 @@ class DonefileTrigger(BaseEventTrigger):
     async def _look(
         self, threads: StoreThreads, last: DonefileVersion | None
     ) -> tuple[Decision, DonefileVersion | None]:
-        """Look until the donefile can be told from its successor."""
+        """Look until the donefile can be told from its successor, or for an interval."""
         from airflow_serving_reload.watch import look
 
+        until = time.monotonic() + self.poke_interval
         while True:
             decision, seen = await threads.ask(
                 lambda store: look(store, self.remote_path, self.remote_donefile_name, last)
             )
-            if decision is not Decision.UNSETTLED:
+            if decision is not Decision.UNSETTLED or time.monotonic() >= until:
                 return decision, seen
             await asyncio.sleep(min(self.poke_interval, UNSETTLED_PAUSE))
 

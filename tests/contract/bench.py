@@ -33,6 +33,7 @@ class Offers:
 
     :param lists: whether folders can be listed.
     :param lists_hidden: whether listings have the names that begin with a dot.
+    :param scans: whether listings tell the times of files.
     :param uploads: whether files can be written.
     :param renames: whether files can be renamed, so that uploads appear whole.
     :param ranges: whether a transfer that broke off goes on where it was.
@@ -50,6 +51,7 @@ class Offers:
     tells_times: bool = True
     tells_uploads_apart: bool = False
     lists_hidden: bool = True
+    scans: bool = True
     forbids: bool = False
     asks_password: bool = False
     no_names_with: str = ""

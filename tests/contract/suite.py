@@ -17,6 +17,7 @@ import pytest
 
 from airflow_serving_reload.delivery.donefile import SMALL, Decision, DonefileVersion, decide
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
+from airflow_serving_reload.delivery.listing import Evidence
 from airflow_serving_reload.delivery.stores.base import Entry, Store, child
 from airflow_serving_reload.delivery.streams import CHUNK
 
@@ -97,6 +98,15 @@ def look(store: Store, path: str = DONEFILE) -> DonefileVersion:
     seen = store.donefile(path)
     assert seen is not None
     return seen
+
+
+def evidence_of(store: Store, name: str) -> Evidence:
+    """Look at a donefile before and after a listing."""
+    evidence = Evidence(name)
+    evidence.looked(store.donefile(f"/models/{name}"), None)
+    listing = store.scan("/models")
+    evidence.looked(store.donefile(f"/models/{name}"), listing)
+    return evidence
 
 
 def read(store: Store, path: str) -> bytes:
@@ -343,6 +353,58 @@ class StoreContract:
         bench.put("/models/.weights.0123abcd.part")
         bench.put("/models/weights")
         assert bench.store.list("/models") == [Entry("weights", False)]
+
+    @pytest.mark.needs(scans=True)
+    def test_scan_tells_of_every_file(self, bench: Bench) -> None:
+        """One listing tells of every file in a folder by the name that it has on the disk, and of nothing else."""
+        names = sorted(filter(self.offers.allow, NAMES))
+        for name in names:
+            bench.put(f"/models/{name}", b"content", mtime=LONG_AGO)
+        bench.put("/models/folder/below")
+        first, second = bench.store.scan("/models"), bench.store.scan("/models/")
+        assert first is not None
+        assert sorted(first) == names
+        assert first == second
+
+    @pytest.mark.needs(scans=True)
+    def test_scan_of_a_folder_without_files_is_empty(self, bench: Bench) -> None:
+        """A listing of a folder without files tells of none, and an absent folder is not there yet."""
+        bench.make_folder("/models/folder")
+        assert bench.store.scan("/models") == {}
+        with fault(NotThereYet, f"listing {bench.store.describe('/elsewhere')}"):
+            bench.store.scan("/elsewhere")
+
+    @pytest.mark.needs(scans=False)
+    def test_no_scan_is_known_as_such(self, bench: Bench) -> None:
+        """Where listings tell no times, a scan gives none or is refused, and never a folder without files."""
+        bench.put(DONEFILE, mtime=LONG_AGO)
+        try:
+            assert bench.store.scan("/models") is None
+        except Refused as refusal:
+            assert "/models" in str(refusal)  # noqa: PT017 - either is right
+
+    @pytest.mark.needs(scans=True, tells_times=True)
+    def test_scan_proves_that_nothing_changed(self, bench: Bench) -> None:
+        """A listing proves that a donefile of long ago is still the same, and that an absent one is still absent."""
+        bench.put(DONEFILE, b"1", mtime=LONG_AGO)
+        for name in ("donefile", "absent"):
+            evidence = evidence_of(bench.store, name)
+            assert evidence.proves_unchanged(bench.store.scan("/models"))
+        bench.put("/models/absent")
+        assert not evidence.proves_unchanged(bench.store.scan("/models"))
+
+    @pytest.mark.needs(scans=True)
+    @pytest.mark.parametrize("mtime", [None, LONG_AGO - 200_000])
+    @pytest.mark.parametrize("content", [b"", b"1"])
+    def test_no_scan_hides_an_upload(self, bench: Bench, content: bytes, mtime: float | None) -> None:
+        """However soon after a look the same donefile is uploaded again, and if it is older, no listing hides that."""
+        if not (content or self.offers.tells_times):
+            content = b"0"
+        for _ in range(self.uploads_at_once):
+            bench.put(DONEFILE, content, mtime=mtime and LONG_AGO)
+            evidence = evidence_of(bench.store, "donefile")
+            bench.put(DONEFILE, content, mtime=mtime)
+            assert not evidence.proves_unchanged(bench.store.scan("/models"))
 
     @pytest.mark.needs(lists=True)
     def test_page_in_a_folder_does_not_hide_its_files(self, bench: Bench) -> None:

@@ -85,7 +85,7 @@ class TestWithoutListings(OverNginx):
     """nginx with its autoindex off."""
 
     variant = "without-listings"
-    offers = replace(FULL, lists=False)
+    offers = replace(FULL, lists=False, scans=False)
 
 
 class TestWithoutMoves(OverNginx):

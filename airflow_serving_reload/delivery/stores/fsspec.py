@@ -219,11 +219,11 @@ class FsspecStore(Store):
     def _scan(self, folder: str) -> Mapping[str, FileFacts]:
         self._fs.invalidate_cache()
         listed = _bounded(self._fs.ls)(self._inside(folder), detail=True)
-        return {
-            info["name"].rpartition("/")[2]: self._facts(info)
-            for info in listed
-            if info["type"] == "file" and not info.get("islink")
-        }
+        # else files would be opened by what was listed
+        self._fs.invalidate_cache()
+        files = [info for info in listed if info["type"] == "file" and not info["name"].endswith("/")]
+        # of a link it is told when the link was made
+        return {info["name"].rpartition("/")[2]: self._facts(info) for info in files if not info.get("islink")}
 
     def _leads_to_folder(self, info: Mapping[str, Any]) -> bool:
         if info["type"] in ("directory", "file"):
