@@ -1,0 +1,217 @@
+"""Many donefiles watched at once: one listing serves all of a folder, nothing is lost, and no store delays another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections import defaultdict
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from types import SimpleNamespace
+
+import pytest
+from aiohttp import web
+from airflow.triggers.shared_stream import SharedStreamManager
+
+from airflow_serving_reload import store_threads
+from airflow_serving_reload.demo.store import application
+from airflow_serving_reload.triggers import DonefileTrigger, folder
+
+LONG_AGO = 1_600_000_000
+INTERVAL = 0.05
+
+# Far beyond what anything here takes: it only turns a hang into a failure.
+DEADLINE_SECONDS = 60
+
+
+class Store:
+    """The embedded store, with a count of what it is asked, and a way to keep it from answering."""
+
+    def __init__(self, root):
+        self.root = root
+        root.mkdir(parents=True)
+        self.asked = []
+        self.waiting = self.most_waiting = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.busy = False
+
+    @web.middleware
+    async def _count(self, request, handler):
+        self.asked.append(request.path)
+        self.waiting += 1
+        self.most_waiting = max(self.most_waiting, self.waiting)
+        try:
+            await self.answers.wait()
+        finally:
+            self.waiting -= 1
+        return web.Response(status=503) if self.busy else await handler(request)
+
+    @asynccontextmanager
+    async def running(self, monkeypatch, conn_id):
+        """Let it listen behind a connection."""
+        app = application(self.root)
+        app.middlewares.append(self._count)
+        runner = web.AppRunner(app, shutdown_timeout=0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            host, port = runner.addresses[0]
+            connection = {"conn_type": "http", "host": host, "port": port}
+            monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
+            yield self
+        finally:
+            self.answers.set()
+            await runner.cleanup()
+
+    def put(self, path, content=b"", mtime=None):
+        """Make or replace a donefile."""
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.root.with_name(f"{self.root.name}.beside")
+        beside.write_bytes(content)
+        if mtime is not None:
+            os.utime(beside, (mtime, mtime))
+        beside.replace(file)
+
+
+@pytest.fixture
+async def store(tmp_path, monkeypatch):
+    """Start an empty store."""
+    async with Store(tmp_path / "store").running(monkeypatch, "model_store") as running:
+        yield running
+
+
+@asynccontextmanager
+async def watching(*triggers):
+    """Run triggers as the triggerer does; gives the payloads of the events of each, by the donefile's name."""
+    manager = SharedStreamManager()
+    events = defaultdict(list)
+
+    async def run(number, trigger):
+        key = trigger.shared_stream_key()
+        stream = manager.subscribe(trigger_id=number, trigger=trigger, key=key)
+        try:
+            async for event in trigger.filter_shared_stream(stream):
+                events[trigger.remote_donefile_name].append(event.payload)
+        finally:
+            await manager.unsubscribe(number, key)
+            await trigger.cleanup()
+
+    running = [asyncio.ensure_future(run(number, trigger)) for number, trigger in enumerate(triggers)]
+    try:
+        yield events
+        assert not any(task.done() for task in running)
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def until(condition):
+    """Wait until something holds."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not condition():  # noqa: ASYNC110 - stores have no events to wait for
+            await asyncio.sleep(INTERVAL / 5)
+
+
+def trigger(name, remote_path="/models", conn_id="model_store", **arguments):
+    """Make the trigger of a donefile."""
+    return DonefileTrigger(
+        conn_id=conn_id, remote_path=remote_path, remote_donefile_name=name, poke_interval=INTERVAL, **arguments
+    )
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+async def test_one_listing_serves_all(store, deferred):
+    """Once they are known, donefiles in one folder cost one listing at each interval, be they watched or waited for."""
+    names = [f"donefile-{number}" for number in range(40)]
+    for name in names:
+        store.put(f"models/{name}", mtime=LONG_AGO)
+    triggers = [trigger(name, "/models" if number % 2 else "models/") for number, name in enumerate(names)]
+    for one in triggers if deferred else ():
+        one.task_instance = SimpleNamespace(task_id="wait")
+    async with watching(*triggers) as events:
+        await until(lambda: len(events) == len(names))
+        await until(lambda: store.asked[-10:] == ["/models/"] * 10)
+        assert {len(told) for told in events.values()} == {1}
+
+
+async def test_no_upload_is_lost(store):
+    """Of donefiles replaced twice in one second the last upload is announced, be they alike in time and length."""
+    names = [f"donefile-{number}" for number in range(20)]
+    for name in names:
+        store.put(f"models/{name}", b"0", mtime=LONG_AGO)
+    async with watching(*map(trigger, names), trigger("absent")) as events:
+        await until(lambda: store.asked[-5:] == ["/models/"] * 5)
+        for content in (b"1", b"2"):
+            for name in [*names[:10], "absent"]:
+                store.put(f"models/{name}", content)
+        last = sha256(b"2").hexdigest()
+        await until(
+            lambda: all(events[name] and events[name][-1]["sha256"] == last for name in [*names[:10], "absent"])
+        )
+        assert {len(events[name]) for name in names[10:]} == {1}
+
+
+async def test_lone_donefile_is_not_listed(store):
+    """A folder in which one donefile is watched is not listed, whatever else is in it."""
+    store.put("models/donefile", mtime=LONG_AGO)
+    async with watching(trigger("donefile")):
+        await until(lambda: len(store.asked) >= 10)
+    assert set(store.asked) == {"/models/donefile"}
+
+
+async def test_large_folder_is_not_listed_for_a_few(store, monkeypatch):
+    """A folder with many other files is listed once, and then the few donefiles watched there are looked at."""
+    monkeypatch.setattr(folder, "NAMES_EACH", 2)
+    for number in range(10):
+        store.put(f"models/donefile-{number}", mtime=LONG_AGO)
+    async with watching(trigger("donefile-0"), trigger("donefile-1")):
+        await until(lambda: len(store.asked) >= 40)
+    assert store.asked.count("/models/") == 1
+
+
+async def test_silent_store_delays_nobody(store, tmp_path, monkeypatch):
+    """A store that is silent about many folders is asked by few connections, and another one is watched on time."""
+    silent = Store(tmp_path / "silent")
+    async with silent.running(monkeypatch, "silent_store"):
+        silent.answers.clear()
+        many = [trigger(f"silent-{number}", f"/models-{number}", "silent_store") for number in range(30)]
+        async with watching(*many, trigger("donefile")) as events:
+            await until(lambda: silent.waiting == store_threads.THREADS)
+            store.put("models/donefile")
+            await until(lambda: events["donefile"])
+            for number in range(30):
+                silent.put(f"models-{number}/silent-{number}", mtime=LONG_AGO)
+            silent.answers.set()
+            await until(lambda: len(events) == 31)
+            assert silent.most_waiting == store_threads.THREADS
+
+
+async def test_outage_is_outlived_by_all(store):
+    """While a store fails only its folder is asked for, and when it is back the watchers go on."""
+    store.put("models/donefile-0", mtime=LONG_AGO)
+    async with watching(trigger("donefile-0"), trigger("donefile-1")) as events:
+        await until(lambda: store.asked[-5:] == ["/models/"] * 5)
+        store.busy = True
+        during = len(store.asked)
+        await until(lambda: len(store.asked) >= during + 5)
+        assert set(store.asked[during:]) == {"/models/"}
+        store.busy = False
+        store.put("models/donefile-1")
+        await until(lambda: events["donefile-1"])
+        assert len(events["donefile-0"]) == 1
+
+
+async def test_nothing_is_left_open(store):
+    """When nobody watches any more, the threads end and the connections are closed."""
+    store.put("models/donefile", mtime=LONG_AGO)
+    async with watching(trigger("donefile"), trigger("absent")) as events:
+        await until(lambda: events["donefile"])
+        assert any(thread.name.startswith("store model_store") for thread in threading.enumerate())
+    await until(lambda: not any(thread.name.startswith("store model_store") for thread in threading.enumerate()))
+    assert not store_threads._shared
+    assert not folder._watchers
