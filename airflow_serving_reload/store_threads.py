@@ -6,6 +6,7 @@ The threads that asyncio has for everybody would all wait for the first store th
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 THREADS = 8
 """Threads, and connections, to one store at most."""
+
+IDLE_SECONDS = 60.0
+"""A connection that was not used for so long is closed, if another one was."""
 
 Answer = TypeVar("Answer")
 
@@ -34,7 +38,7 @@ class StoreThreads:
         self._conn_id = conn_id
         self._remote_path = remote_path
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"store {conn_id}")
-        self._idle: deque[Store] = deque()
+        self._idle: deque[tuple[float, Store]] = deque()
         self._opener: Callable[[], Store] | None = None
         self._reading = asyncio.Lock()
         self._closed = False
@@ -72,19 +76,21 @@ class StoreThreads:
             self._opener = None
             store.close()
             raise
-        self._idle.append(store)
-        if self._closed:
-            self._close_idle()
+        self._idle.append((time.monotonic(), store))
+        self._close_idle(float("inf") if self._closed else time.monotonic() - IDLE_SECONDS)
         return answer
 
     def _lend(self) -> Store | None:
+        """Take the one that was used last, so that those too many stay idle."""
         with suppress(IndexError):
-            return self._idle.pop()
+            return self._idle.pop()[1]
         return None
 
-    def _close_idle(self) -> None:
-        while store := self._lend():
-            store.close()
+    def _close_idle(self, unused_since: float = float("inf")) -> None:
+        # others may take one between the question and the answer
+        with suppress(IndexError):
+            while self._idle[0][0] < unused_since:
+                self._idle.popleft()[1].close()
 
 
 _shared: dict[tuple[str, str], StoreThreads] = {}

@@ -1,0 +1,35 @@
+"""Dags of many donefiles each, as the variable WATCHERS_BENCH describes them; they watch, and never run."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, Asset
+
+from airflow_serving_reload.sensors import DonefileSensor
+from airflow_serving_reload.triggers import donefile_asset
+
+DAG_SIZE = 100
+"""Assets of one Dag; what parses them needs far more memory for many in one Dag."""
+
+# a Dag runs when all of its assets have changed
+NEVER = Asset("never changed")
+
+GROUPS = json.loads(os.environ["WATCHERS_BENCH"])
+
+for group in GROUPS:
+    name, watch = group["name"], {"conn_id": group["conn_id"], "poke_interval": group["poke_interval"]}
+    places = [{"remote_path": path, "remote_donefile_name": donefile} for path, donefile in group["donefiles"]]
+    if group["deferred"]:
+        with DAG(f"{name}_sensors", schedule=None, max_active_tasks=len(places)):
+            DonefileSensor.partial(task_id="wait", deferrable=True, timeout=86400, **watch).expand_kwargs(places)
+        continue
+    for start in range(0, len(places), DAG_SIZE):
+        assets = [
+            donefile_asset(f"{name} {number}", **watch, **place)
+            for number, place in enumerate(places[start : start + DAG_SIZE], start)
+        ]
+        with DAG(f"{name}_{start // DAG_SIZE}", schedule=[*assets, NEVER]):
+            EmptyOperator(task_id="never")

@@ -1,0 +1,167 @@
+"""Measure what it costs a real triggerer to watch many donefiles, and how soon it tells of those that change."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from airflow_serving_reload.demo.processes import Processes
+from tests.bench.figures import save, show
+from tests.bench.watched_airflow import Group, WatchingAirflow
+from tests.bench.watched_stores import STORES, WatchedStore, donefiles, slow
+from tests.stores import Servers
+
+COLUMNS = (
+    "donefiles",
+    "all told of after, s",
+    "CPU, % of a core",
+    "requests/s",
+    "connections",
+    "MiB",
+    "change to event, s: median",
+    "99 %",
+    "lost",
+    "unhealthy",
+    "blocked",
+)
+MIB = 1 << 20
+PERCENT = 100
+SLOW_SECONDS = 5.0
+BESIDE = {"slow": SLOW_SECONDS, "silent": None}
+LONGEST_DELAY = 300.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one start of Airflow measures.
+
+    :param store: transport.
+    :param count: of donefiles.
+    :param folders: that they are in.
+    :param beside: as many donefiles are watched on another store, which is slow or silent.
+    :param deferred: by sensors.
+    """
+
+    store: str
+    count: int
+    folders: int
+    beside: str | None
+    deferred: bool
+
+    def __str__(self) -> str:
+        """Name it for a table."""
+        what = f"{self.count:,} {'sensors' if self.deferred else 'watchers'}, {self.store}"
+        folders = "one folder" if self.folders == 1 else f"{self.folders:,} folders"
+        return f"{what}, {folders}" + (f", as many on a {self.beside} store" if self.beside else "")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure what the arguments name."""
+    options = _options(arguments)
+    rows, figures = [], {}
+    for count in options.watchers:
+        case = Case(options.store, count, min(options.folders, count), options.beside, options.deferred)
+        told = measure(case, options)
+        figures[str(case)] = told
+        rows.append([str(case), *(f"{value:g}" if value is not None else "-" for value in told.values())])
+    show(f"{options.poke_interval:g} s between two looks", COLUMNS, rows)
+    if options.save:
+        save("watchers", f"make bench BENCH={shlex.quote(shlex.join(['watchers', *arguments]))}", figures)
+
+
+def measure(case: Case, options: argparse.Namespace) -> Mapping[str, float | None]:
+    """Start everything, let it rest, change some donefiles at once, and end it."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        folder.chmod(0o755)
+        processes = stack.enter_context(Processes())
+        (folder / "servers").mkdir()
+        (folder / "store").mkdir()
+        servers = stack.enter_context(Servers(processes, folder / "servers"))
+        store = stack.enter_context(STORES[case.store](servers, folder / "store"))
+        places = donefiles(case.count, case.folders)
+        if not case.deferred:
+            _put(store, places, b"0", old=True)
+        groups = [Group("watched", "watched", places, options.poke_interval, case.deferred)]
+        environment = store.variables("watched")
+        if case.beside:
+            other = stack.enter_context(slow(folder / "beside", BESIDE[case.beside]))
+            groups.append(Group("beside", "beside", places, options.poke_interval, case.deferred))
+            environment |= other.variables("beside")
+        airflow = stack.enter_context(WatchingAirflow.running(folder / "airflow", groups, environment))
+        return _measure(case, options, store, places, airflow)
+
+
+def _measure(
+    case: Case,
+    options: argparse.Namespace,
+    store: WatchedStore,
+    places: Sequence[tuple[str, str]],
+    airflow: WatchingAirflow,
+) -> Mapping[str, float | None]:
+    began = time.monotonic()
+    if case.deferred:
+        airflow.wait(lambda: airflow.triggers() >= case.count, f"{case.count} deferred sensors")
+    else:
+        airflow.wait(lambda: len(_times(case, airflow)) >= case.count, f"{case.count} first events")
+    started = time.monotonic() - began
+    # what was told of is remembered, and each donefile looked at once more
+    time.sleep(2 * options.poke_interval + 10)
+    with airflow.measured(store.address.port) as costs:
+        asked = store.requests() if store.requests else 0
+        time.sleep(options.seconds)
+        asked = (store.requests() - asked) if store.requests else 0
+    changed = places[:: max(1, case.count // options.changes)][: options.changes]
+    delays = []
+    at = datetime.now(UTC)
+    _put(store, changed, b"1", old=False)
+    with airflow.measured(store.address.port) as during:
+        deadline = time.monotonic() + LONGEST_DELAY
+        while len(delays) < len(changed) and time.monotonic() < deadline:
+            time.sleep(1)
+            delays = [(moment - at).total_seconds() for moment in _times(case, airflow, at).values()]
+    return {
+        "started_seconds": round(started, 1),
+        "cpu_percent": round(PERCENT * costs.cpu, 1),
+        "requests_per_second": round(asked / options.seconds, 2) if store.requests else None,
+        "connections": max(costs.connections, during.connections),
+        "mib": round(max(costs.rss, during.rss) / MIB),
+        "delay_median": round(statistics.median(delays), 2) if delays else None,
+        "delay_99": round(sorted(delays)[int(0.99 * (len(delays) - 1))], 2) if delays else None,
+        "lost": len(changed) - len(delays),
+        "unhealthy": costs.unhealthy + during.unhealthy,
+        "blocked": airflow.blocked(),
+    }
+
+
+def _times(case: Case, airflow: WatchingAirflow, since: datetime | None = None) -> Mapping[object, datetime]:
+    if case.deferred:
+        return airflow.resumed()
+    return {name: at for name, at in airflow.events(since).items() if name.startswith("watched")}
+
+
+def _put(store: WatchedStore, places: Sequence[tuple[str, str]], content: bytes, *, old: bool) -> None:
+    for folder, name in places:
+        store.put(f"{folder}/{name}", content, old)
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench watchers", description=__doc__)
+    parser.add_argument("--watchers", type=int, nargs="+", default=[10, 100, 1000, 10000], help="how many donefiles")
+    parser.add_argument("--store", choices=STORES, default="http", help="transport (default: %(default)s)")
+    parser.add_argument("--folders", type=int, default=1, help="that the donefiles are in (default: %(default)s)")
+    parser.add_argument("--poke-interval", type=float, default=10, help="seconds (default: %(default)s)")
+    parser.add_argument("--changes", type=int, default=100, help="donefiles changed at once (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=60, help="to measure at rest (default: %(default)s)")
+    parser.add_argument("--beside", choices=BESIDE, help="watch as many on another store, too, which is like this")
+    parser.add_argument("--deferred", action="store_true", help="wait in deferred sensors, in place of watchers")
+    parser.add_argument("--save", action="store_true", help="keep the figures beside the documents")
+    return parser.parse_args(arguments)
