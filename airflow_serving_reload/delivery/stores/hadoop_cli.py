@@ -32,13 +32,8 @@ HDFS stamps the last when it makes the file, and otherwise hardly ever, so that 
 the rest. Clients that do not know it print a constant.
 """
 
-KIND_AND_NAME = "/%F/%n/"
-"""What to ask of many: lines that are told apart whatever is in a name, which never has a slash."""
-
-KIND_AND_NAME_OF_ONE = re.compile(r"/([^/]*)/([^/]*)/\n")
-
 FACTS_AND_NAME = f"/{FACTS}/%n/"
-"""The same with the facts in the place of the kind."""
+"""What to ask of many: lines that are told apart whatever is in a name, which never has a slash."""
 
 FACTS_AND_NAME_OF_ONE = re.compile(r"/([^/]*)/([^/]*)/\n")
 
@@ -56,7 +51,8 @@ REMEMBERED = 100
 class HadoopCliStore(Store):
     """Models and donefiles of the file system that a Hadoop client leads to.
 
-    A look at a donefile that is absent, empty or known already is one call of the client.
+    A look at a donefile that is absent, empty or known already is one call of the client; to open a file takes three,
+    or two behind a listing of its folder.
 
     :param client: the client.
     """
@@ -67,6 +63,7 @@ class HadoopCliStore(Store):
     def __init__(self, client: HadoopClient) -> None:
         self._client = client
         self._running: set[Running] = set()
+        self._listed: dict[str, dict[str, _Look]] = {}
 
     def close(self) -> None:
         """End the calls that other threads are still waiting for."""
@@ -112,13 +109,16 @@ class HadoopCliStore(Store):
     @contextmanager
     def _open(self, path: str, offset: int, expected: FileFacts | None) -> Iterator[Opened]:
         """Open a file; since its bytes come without its facts, these are asked for before and behind."""
-        look = self._look(path)
+        look = self._as_listed(path)
+        # what is not read has to be known of now
+        if look is None or self._known_content(look) is not None:
+            look = self._look(path)
         while True:
             facts = look.facts()
-            if not facts.size or look in self._contents:
-                yield Opened(facts, io.BytesIO(self._contents.get(look, b"")))
+            if (content := self._known_content(look)) is not None:
+                yield Opened(facts, io.BytesIO(content))
                 return
-            small = facts.size <= SMALL
+            small = facts.size is not None and facts.size <= SMALL
             with self._start("-cat", _literally(path)) as running:
                 # the first bytes show that it is open, and what is open stays what it is
                 first = running.read(-1 if small else CHUNK)
@@ -130,34 +130,46 @@ class HadoopCliStore(Store):
                 yield Opened(facts, io.BytesIO(first) if small else _Behind(first, running))
                 return
 
+    def _as_listed(self, path: str) -> _Look | None:
+        """Give what a listing told of a file that has not been opened since."""
+        folder, _, name = path.rpartition("/")
+        return self._listed.get(folder, {}).pop(name, None)
+
+    def _known_content(self, look: _Look) -> bytes | None:
+        """Give the content of a file that needs not be read; None of one that does."""
+        return self._contents.get(look) if look.facts().size else b""
+
     def _remember(self, look: _Look, content: bytes) -> None:
         self._contents[look] = content
         while len(self._contents) > REMEMBERED:
             self._contents.popitem(last=False)
 
     def _list(self, folder: str) -> list[Entry] | None:
-        literal = _literally(folder.rstrip("/"))
-        there = self._kinds(literal or "/", f"{literal}/*")
+        path = folder.rstrip("/")
+        literal = _literally(path)
+        there = self._told(literal or "/", f"{literal}/*")
         if not there:
             raise NotThereYet(f"listing {self.describe(folder)}: it does not exist; check the path if it should")
-        if there[0][0] != FOLDER:
+        if not _of_folder(there[0][0]):
             return None
-        return [Entry(name, kind == FOLDER) for kind, name in there[1:] if not name.endswith(UNFINISHED)]
+        self._listed[path] = {
+            name: _Look(self._client, f"{path}/{name}", facts) for facts, name in there[1:] if not _of_folder(facts)
+        }
+        return [Entry(name, _of_folder(facts)) for facts, name in there[1:] if not name.endswith(UNFINISHED)]
 
     def _scan(self, folder: str) -> Mapping[str, FileFacts]:
         literal = _literally(folder.rstrip("/"))
-        printed = self._stat_all(FACTS_AND_NAME, literal or "/", f"{literal}/*")
-        if not printed:
+        there = self._told(literal or "/", f"{literal}/*")
+        if not there:
             raise ClientFailed(ABSENT)
-        told = FACTS_AND_NAME_OF_ONE.findall(printed)
-        return {name: _Look(self._client, name, facts).facts() for facts, name in told if not facts.startswith(FOLDER)}
+        return {name: _Look(self._client, name, facts).facts() for facts, name in there if not _of_folder(facts)}
 
     def _write(self, path: str, source: Readable) -> None:
         folder = path.rpartition("/")[0] or "/"
         if "\\" in path:
             raise Refused(f"uploading {self.describe(path)}: the client would drop the backslash; give it another name")
-        there = self._kinds(_literally(folder), _literally(path))
-        if len(there) > 1 and there[1][0] == FOLDER:
+        there = self._told(_literally(folder), _literally(path))
+        if len(there) > 1 and _of_folder(there[1][0]):
             # the client would put a file called `-` into it
             raise IsADirectoryError(path)
         if not there:
@@ -172,22 +184,18 @@ class HadoopCliStore(Store):
             self._remove_quietly(path + UNFINISHED)
             raise
 
-    def _kinds(self, *patterns: str) -> list[tuple[str, str]]:
-        """Give kind and name of everything that is there."""
-        return KIND_AND_NAME_OF_ONE.findall(self._stat_all(KIND_AND_NAME, *patterns))
-
-    def _stat_all(self, form: str, *patterns: str) -> str:
-        """Give what the client prints, in this form, of everything that is there."""
+    def _told(self, *patterns: str) -> list[tuple[str, str]]:
+        """Give what the client prints of everything that is there: facts and name."""
         pieces = []
         try:
-            with self._start("-stat", form, *patterns) as running:
+            with self._start("-stat", FACTS_AND_NAME, *patterns) as running:
                 while piece := running.read(CHUNK):
                     pieces.append(piece)
         except ClientRefused as refused:
             # of what would be below a file the client says that this is no folder
             if not all(re.search(f"{ABSENT}|is not a directory", line) for line in str(refused).splitlines()):
                 raise
-        return b"".join(pieces).decode("utf-8", "replace")
+        return FACTS_AND_NAME_OF_ONE.findall(b"".join(pieces).decode("utf-8", "replace"))
 
     def _can_rename(self, folder: str) -> bool:
         """Leave it to the client: it writes under a temporary name itself, and its rename does not replace."""
@@ -234,6 +242,10 @@ class _Behind:
 
     def read(self, size: int = -1, /) -> bytes:
         return self._first.read(size) or self._rest.read(size)
+
+
+def _of_folder(facts: str) -> bool:
+    return facts.startswith(f"{FOLDER}|")
 
 
 def _literally(path: str) -> str:
