@@ -43,6 +43,15 @@ START_ATTEMPTS = 5
 LOW_START_UP = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 """Flags of Java that spare programs of a second what only pays after minutes."""
 
+IMPATIENT_WRITER = {
+    "dfs.client.block.write.locateFollowingBlock.initial.delay.ms": 10,
+    "dfs.client.block.write.locateFollowingBlock.retries": 12,
+}
+"""Settings by which who has written a file asks again sooner than after 400 ms whether the DataNode has reported it.
+
+It is hardly ever the first time; each further pause is twice as long.
+"""
+
 NAMENODE = "org.apache.hadoop.hdfs.server.namenode.NameNode"
 DATANODE = "org.apache.hadoop.hdfs.server.datanode.DataNode"
 SHELL = "org.apache.hadoop.fs.FsShell"
@@ -111,7 +120,7 @@ class Hadoop:
         """
         configuration = folder / "etc" / "hadoop" / "core-site.xml"
         configuration.parent.mkdir(parents=True)
-        write_settings(configuration, {"dfs.replication": 1, **(settings or {})})
+        write_settings(configuration, {"dfs.replication": 1, **IMPATIENT_WRITER, **(settings or {})})
         command = shlex.join(self._shell(f"-XX:SharedArchiveFile={self._shared_classes}", "-Xlog:disable"))
         script = folder / "bin" / "hadoop"
         script.parent.mkdir()
@@ -236,6 +245,8 @@ class Hdfs:
                 "dfs.datanode.https.address": "127.0.0.1:0",
                 # it is started together with the NameNode, and so has to wait for it
                 "ipc.client.connect.retry.interval": 100,
+                # it writes what comes by WebHDFS
+                **IMPATIENT_WRITER,
             }
             configuration = _configure(folder / "datanode", settings, tls)
             command = hadoop.command(configuration, DATANODE)

@@ -28,7 +28,7 @@ from .hadoop import Hdfs
 from .hadoop_front import Front
 from .hdfs_bench import HdfsBench, ReadThroughContract
 from .proxy import CuttingProxy
-from .suite import DONEFILE, LONG_AGO, MODEL, NAMES, fault, random_bytes, read, wait_until
+from .suite import DONEFILE, LONG_AGO, MODEL, NAMES, fault, joined, random_bytes, read, wait_until
 
 IMPATIENT = {"ipc.client.connect.max.retries": "0", "dfs.client.retry.window.base": "10"}
 """Settings by which the client itself does not try for many seconds what will not do."""
@@ -73,11 +73,19 @@ OFFERS = Offers(
 )
 
 
+ALLOWED, UNALLOWED = (
+    [name for name in NAMES if OFFERS.allow(name)],
+    [name for name in NAMES if not OFFERS.allow(name)],
+)
+
+
 class TestHadoopCli(ReadThroughContract):
     """The contract over the Hadoop client."""
 
     offers = OFFERS
-    uploads_at_once = 2
+    # between two looks there are seconds anyway
+    uploads_at_once = 1
+    names = joined(ALLOWED)
 
     @pytest.fixture
     def bench(self, bench: HadoopCliBench) -> HadoopCliBench:
@@ -89,11 +97,22 @@ class TestHadoopCli(ReadThroughContract):
         """Make a proxy that cuts connections which carry files."""
         return bench.proxy(**arguments)
 
-    # a name costs seconds here, and `test_odd_names_are_listed` reads each that there can be
-    @pytest.mark.parametrize("name", [name for name in NAMES if not OFFERS.allow(name)])
+    # a name costs seconds here
+    @pytest.mark.parametrize("name", [*joined(ALLOWED), *UNALLOWED])
     def test_odd_name_is_read(self, bench: HadoopCliBench, name: str) -> None:
-        """A name that there cannot be is absent, or refused."""
+        """A file, and a folder, can have any name that a file system allows."""
         super().test_odd_name_is_read(bench, name)
+
+    @pytest.mark.parametrize("name", [*joined(ALLOWED), *UNALLOWED])
+    def test_odd_name_is_written(self, bench: HadoopCliBench, name: str) -> None:
+        """An upload gets exactly the name that was asked for, in exactly the folder that was asked for."""
+        super().test_odd_name_is_written(bench, name)
+
+    def test_odd_names_are_listed_beside_each_other(self, bench: HadoopCliBench) -> None:
+        """Each single name comes out of a listing as it is."""
+        for name in ALLOWED:
+            bench.put(f"/models/{name}")
+        assert [entry.name for entry in bench.store.list("/models") or ()] == sorted(ALLOWED)
 
     @pytest.mark.parametrize("reset", [False, True], ids=["ended", "reset"])
     def test_broken_transfer_goes_on(self, bench: HadoopCliBench, *, reset: bool) -> None:
@@ -296,6 +315,13 @@ def test_folder_that_may_not_be_written_to_is_refused(bench: HadoopCliBench) -> 
     assert bench.names("/models") == []
 
 
+def command_lines() -> Iterator[bytes]:
+    """Give the command lines of all processes."""
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            yield process.read_bytes()
+
+
 def test_secret_is_in_no_command_line(
     bench: HadoopCliBench, hadoop_program: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -306,15 +332,17 @@ def test_secret_is_in_no_command_line(
     store = HadoopCliStore(HadoopClient(str(hadoop_program), bench.hdfs.url, f"{USER},{password}"))
     seen: list[bytes] = []
 
+    def client_is_seen() -> bool:
+        lines = list(command_lines())
+        seen.extend(lines)
+        return any(b"FsShell" in line and b"-put" in line and MODEL.encode() in line for line in lines)
+
     class Source(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
-            for process in Path("/proc").glob("[0-9]*/cmdline"):
-                with suppress(FileNotFoundError, ProcessLookupError):
-                    seen.append(process.read_bytes())
+            wait_until(client_is_seen, "the client's command line")
             return super().read(size)
 
     store.write(MODEL, Source(b"model"))
-    assert any(b"-put" in line and MODEL.encode() in line for line in seen)
     assert not any(password.encode() in line for line in seen)
     assert password not in caplog.text
 
@@ -371,6 +399,30 @@ def test_poll_is_one_call(bench: HadoopCliBench, counted: tuple[HadoopCliStore, 
     assert poll() == ["-stat"]
     bench.put(DONEFILE, b"2", mtime=LONG_AGO)
     assert len(poll()) == 3
+
+
+def test_listed_file_is_two_calls(bench: HadoopCliBench, counted: tuple[HadoopCliStore, Path]) -> None:
+    """What a listing told of a file is not asked for again when it is opened, but for one that need not be read."""
+    store, calls = counted
+    for name in ("model", "empty"):
+        bench.put(f"/models/{name}", b"" if name == "empty" else b"1", mtime=LONG_AGO)
+    store.list("/models/")
+    calls.unlink()
+    assert read(store, "/models/model") == b"1"
+    assert calls.read_text().split() == ["-cat", "-stat"]
+    assert read(store, "/models/empty") == b""
+    assert calls.read_text().split() == ["-cat", "-stat", "-stat"]
+
+
+@pytest.mark.parametrize("old", [b"old", b""])
+def test_file_that_changes_behind_a_listing_is_read_as_it_is(bench: HadoopCliBench, old: bytes) -> None:
+    """A file that is replaced between a listing and its opening comes with the facts of what is read."""
+    bench.put(MODEL, old)
+    bench.store.list("/models")
+    bench.put(MODEL, b"new and longer")
+    with bench.store.open(MODEL) as file:
+        assert file.read() == b"new and longer"
+        assert file.facts == bench.store.stat(MODEL)
 
 
 def test_file_that_changes_between_two_calls_is_read_again(bench: HadoopCliBench, counted: Any, tmp_path: Path) -> None:
