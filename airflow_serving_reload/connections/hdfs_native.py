@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_serving_reload.connections.settings import extra, hadoop_settings_of, namenodes_of, seconds_of
+from airflow_serving_reload.connections.settings import (
+    extra,
+    hadoop_settings_of,
+    namenodes_of,
+    parallel_of,
+    seconds_of,
+)
 from airflow_serving_reload.delivery.errors import Refused
 
 if TYPE_CHECKING:
@@ -32,5 +38,8 @@ def open_store(connection: Connection) -> Store:
     hosts = namenodes_of(connection, None)
     credentials = {name: settings.get(name) for name in ("kerberos_principal", "kerberos_keytab", "kerberos_cache")}
     clients = open_clients(hosts, hadoop_settings_of(connection), settings.get("config_dir"), **credentials)
+    parallel = parallel_of(connection)
     timeout = seconds_of(connection, "timeout", default=60)
-    return NativeHdfsStore(clients, f"hdfs://{','.join(hosts)}", timeout=timeout)
+    store = NativeHdfsStore(clients, f"hdfs://{','.join(hosts)}", timeout=timeout)
+    store.parallel = parallel
+    return store

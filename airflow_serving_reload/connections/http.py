@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_serving_reload.connections.settings import seconds_of, with_connection
+from airflow_serving_reload.connections.settings import parallel_of, seconds_of, with_connection
 from airflow_serving_reload.delivery.servers.base import HttpClient
 
 if TYPE_CHECKING:
@@ -17,8 +17,11 @@ def open_store(connection: Connection) -> Store:
     """Open a store over HTTP."""
     from airflow_serving_reload.delivery.stores.http import HttpStore
 
+    parallel = parallel_of(connection)
     client = open_client(connection)
-    return HttpStore(client.session, client.base_url, timeout=client.timeout)
+    store = HttpStore(client.session, client.base_url, timeout=client.timeout)
+    store.parallel = parallel
+    return store
 
 
 def open_client(connection: Connection) -> HttpClient:

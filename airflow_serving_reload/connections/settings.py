@@ -10,12 +10,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_serving_reload.delivery.errors import Refused
+from airflow_serving_reload.delivery.stores.parallel import MOST_CONNECTIONS, Parallel
 from airflow_serving_reload.task import is_true
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseHook, Connection
 
 Hook = TypeVar("Hook", bound="BaseHook")
+
+CONNECTIONS = 8
+"""By how many connections one large file comes where it comes slowly, unless the connection says otherwise."""
 
 
 def seconds_of(connection: Connection, name: str, *, default: float) -> float:
@@ -33,6 +37,21 @@ def seconds_of(connection: Connection, name: str, *, default: float) -> float:
             f"opening the connection {connection.conn_id!r}: {name} in its extra is {value!r}; set a number of seconds"
         )
     return seconds
+
+
+def parallel_of(connection: Connection) -> Parallel:
+    """Read by how many connections one large file may come, `parallel` in a connection's extra.
+
+    :raises Refused: it is no such number.
+    """
+    value = connection.extra_dejson.get("parallel", CONNECTIONS)
+    told = str(value)
+    if not told.isascii() or not told.isdecimal() or not 1 <= int(told) <= MOST_CONNECTIONS:
+        raise Refused(
+            f"opening the connection {connection.conn_id!r}: parallel in its extra is {value!r}; set it to the number "
+            f"of connections that one large file may come by, from 1 to {MOST_CONNECTIONS}"
+        )
+    return Parallel(int(told))
 
 
 def namenodes_of(connection: Connection, port: int | None) -> list[str]:

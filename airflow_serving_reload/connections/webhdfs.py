@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import conf
 
-from airflow_serving_reload.connections.settings import extra, namenodes_of, seconds_of, verification_of
+from airflow_serving_reload.connections.settings import (
+    extra,
+    namenodes_of,
+    parallel_of,
+    seconds_of,
+    verification_of,
+)
 from airflow_serving_reload.task import is_true
 
 if TYPE_CHECKING:
@@ -35,6 +41,7 @@ def open_store(connection: Connection) -> Store:
     session.cert = (settings["cert"], settings["key"]) if settings.get("key") else settings.get("cert")
     session.headers.update(settings.get("headers") or {})
     session.cookies.update(settings.get("cookies") or {})
+    parallel = parallel_of(connection)
     timeout = seconds_of(connection, "timeout", default=60)
     limits = (min(timeout, 10), timeout)
     if conf.get("core", "security", fallback="") == "kerberos":
@@ -42,4 +49,6 @@ def open_store(connection: Connection) -> Store:
             client = webhdfs.kerberos_client(addresses, session, limits)
     else:
         client = webhdfs.insecure_client(addresses, connection.login or None, session, limits)
-    return webhdfs.WebHdfsStore(client, session)
+    store = webhdfs.WebHdfsStore(client, session)
+    store.parallel = parallel
+    return store

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
-from airflow_serving_reload.delivery.stores import base
+from airflow_serving_reload.delivery.stores import reading
 from airflow_serving_reload.delivery.stores.base import Entry
 from airflow_serving_reload.delivery.stores.http import HttpStore
 
@@ -123,7 +123,7 @@ def test_transfer_goes_on_when_the_server_wants_it_to(status: str, caplog: pytes
 
 def test_no_server_lets_a_transfer_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """However late a busy server wants to be asked again, a transfer waits no longer than its bound."""
-    monkeypatch.setattr(base, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(reading, "LONGEST_PAUSE", 0.01)
     busy = answer("503 Service Unavailable", "Content-Length: 0", "Retry-After: 86400")
     with Answers([BEGINNING, busy, part(400)]).running() as server, answering(server) as store:
         assert read(store, MODEL) == BODY

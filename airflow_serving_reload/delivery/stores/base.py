@@ -8,13 +8,15 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
 from airflow_serving_reload.delivery import donefile
-from airflow_serving_reload.delivery.errors import Corrupt, DeliveryError, NotThereYet, Refused, StoreUnreachable
-from airflow_serving_reload.delivery.streams import CHUNK, Readable
+from airflow_serving_reload.delivery.errors import NotThereYet, Refused
+from airflow_serving_reload.delivery.stores.parallel import Parallel, ParallelFile
+from airflow_serving_reload.delivery.stores.reading import RemoteFile
+from airflow_serving_reload.delivery.streams import Readable
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +24,6 @@ SECOND_NS = 1_000_000_000
 
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.part", re.DOTALL)
 """Temporary names of uploads."""
-
-LONGEST_PAUSE = 30.0
-"""Seconds that a transfer waits at most before it goes on, whatever the store asks for."""
 
 DEEPEST = 100
 """Folders one in the other that are walked at most."""
@@ -95,6 +94,9 @@ class Store(ABC):
     Where the store says when to come again it may be longer, up to a bound.
     """
 
+    parallel: Parallel = Parallel()
+    """How many connections one large file may come by, where the transport can open parts of it."""
+
     def __enter__(self) -> Self:
         """Use the store until the end of the `with` block."""
         return self
@@ -121,6 +123,14 @@ class Store(ABC):
     @abstractmethod
     def _open(self, path: str, offset: int, expected: FileFacts | None) -> AbstractContextManager[Opened]:
         """Open a file, from `offset` on if the transport can; `expected` are its facts as seen before."""
+
+    def _can_part(self, facts: FileFacts) -> bool:
+        """Whether `_open_part` proves by these facts what it opens; the default cannot open parts."""
+        return False
+
+    def _open_part(self, path: str, first: int, end: int, expected: FileFacts) -> AbstractContextManager[Opened]:
+        """Open the bytes of a file from `first` until before `end`, if it is still the one of these facts."""
+        raise NotImplementedError
 
     @abstractmethod
     def _list(self, folder: str) -> list[Entry] | None:
@@ -193,7 +203,7 @@ class Store(ABC):
 
         :raises NotThereYet: there is no such file.
         """
-        with RemoteFile(self, path) as file:
+        with ParallelFile(self, path) as file:
             yield file
 
     def list(self, folder: str) -> Sequence[Entry] | None:
@@ -313,116 +323,6 @@ class _Source:
         except Exception as fault:  # noqa: BLE001 - it goes on as it is where nobody mistakes it
             failed = _SourceFailed(fault)
         raise failed
-
-
-class RemoteFile:
-    """A file of a store, read once from beginning to end, going on where the connection broke off.
-
-    The end is reported only when as many bytes came as the store said.
-
-    :param store: the store that has it.
-    :param path: its path there.
-    """
-
-    def __init__(self, store: Store, path: str) -> None:
-        self._store = store
-        self._path = path
-        self._stack = ExitStack()
-        self._position = 0
-        self._skip = 0
-        self._attempt = 0
-        self._fault: DeliveryError | None = None
-        opened = self._reopen(None)
-        self.facts = opened.facts
-
-    def __enter__(self) -> Self:
-        """Read the file until the end of the `with` block."""
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        """Close the connection that the file came through."""
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection that the file came through."""
-        with self._store._errors(f"closing {self._store.describe(self._path)}"):
-            self._stack.close()
-
-    def read(self, size: int = -1) -> bytes:
-        """Give up to `size` bytes, everything that is left if negative; empty at the proven end.
-
-        :raises StoreUnreachable: the transfer broke off and could not go on with the same file.
-        :raises Corrupt: the store sent more than it said.
-        """
-        if size < 0:
-            return b"".join(iter(lambda: self.read(CHUNK), b""))
-        if self._fault is not None:
-            raise self._fault
-        try:
-            return self._read_on(size)
-        except DeliveryError as fault:
-            self._fault = fault
-            raise
-
-    def _read_on(self, size: int) -> bytes:
-        while True:
-            try:
-                return self._read(size)
-            except StoreUnreachable as broken:
-                self._go_on(broken)
-
-    def _read(self, size: int) -> bytes:
-        where = self._store.describe(self._path)
-        with self._store._errors(f"reading {where} at byte {self._position}"):
-            while self._skip:
-                skipped = self._reader.read(min(self._skip, CHUNK))
-                if not skipped:
-                    raise StoreUnreachable(f"reading {where}: it broke off before byte {self._position}; try again")
-                self._skip -= len(skipped)
-            data = self._reader.read(size)
-        self._position += len(data)
-        if data:
-            self._attempt = 0
-        expected = self.facts.size
-        if expected is not None and self._position > expected:
-            raise Corrupt(
-                f"reading {where}: more than the {expected} bytes that the store announced; "
-                "upload it under a temporary name and rename it when it is whole"
-            )
-        if not data and size and expected is not None and self._position < expected:
-            raise StoreUnreachable(
-                f"reading {where}: it broke off after {self._position} of {expected} bytes; try again"
-            )
-        return data
-
-    def _go_on(self, broken: StoreUnreachable) -> None:
-        """Open the file again behind the last byte that came, or give up with the fault that broke it."""
-        first = broken
-        while self._attempt < len(self._store.resume_pauses):
-            pause = max(self._store.resume_pauses[self._attempt], min(broken.retry_after, LONGEST_PAUSE))
-            self._attempt += 1
-            log.warning("%s; going on in %s s", broken, pause)
-            time.sleep(pause)
-            try:
-                opened = self._reopen(self.facts)
-            except StoreUnreachable as again:
-                broken = again
-                continue
-            if not self.facts.proves_same_file(opened.facts) or self._skip < 0:
-                raise StoreUnreachable(
-                    f"{broken}; it cannot be continued, because the store does not prove that the file is "
-                    "still the same: fetch it from the beginning"
-                ) from broken
-            return
-        raise first
-
-    def _reopen(self, expected: FileFacts | None) -> Opened:
-        with self._store._errors(f"opening {self._store.describe(self._path)}"):
-            self._stack.close()
-            opened = self._stack.enter_context(self._store._open(self._path, self._position, expected))
-        self._reader = opened.reader
-        self._skip = self._position - opened.offset
-        return opened
 
 
 def child(folder: str, name: str) -> str:

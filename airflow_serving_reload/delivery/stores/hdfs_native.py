@@ -45,7 +45,7 @@ class NativeHdfsStore(Store):
     """
 
     def __init__(self, clients: Sequence[AsyncClient], name: str, *, timeout: float = 60) -> None:
-        self._clients = list(clients)
+        self._clients = tuple(clients)
         self._name = name
         self._timeout = timeout
         self._loop = asyncio.new_event_loop()
@@ -56,6 +56,7 @@ class NativeHdfsStore(Store):
     def close(self) -> None:
         """Let go of the connections."""
         if not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -86,14 +87,16 @@ class NativeHdfsStore(Store):
 
     def _call(self, operation: Callable[[AsyncClient], Awaitable[Result]]) -> Result:
         """Ask the NameNode that answered last, and then the others."""
-        for _ in self._clients[1:]:
+        *others, last = self._clients
+        for client in others:
             try:
-                return self._wait(operation(self._clients[0]))
+                return self._wait(operation(client))
             except (OSError, RuntimeError) as error:
                 if not _is_of_the_namenode(error):
                     raise
-                self._clients.append(self._clients.pop(0))
-        return self._wait(operation(self._clients[0]))
+                # in one step, since the parts of a file are asked for by several threads
+                self._clients = (*(other for other in self._clients if other is not client), client)
+        return self._wait(operation(last))
 
     def _wait(self, answer: Awaitable[Result]) -> Result:
         async def wait() -> Result:
@@ -121,6 +124,15 @@ class NativeHdfsStore(Store):
                 yield Opened(facts, _Reader(file.read_range_stream(offset, len(file) - offset), self._wait), offset)
                 return
         yield Opened(facts, io.BytesIO(), offset)
+
+    def _can_part(self, facts: FileFacts) -> bool:
+        return True
+
+    @contextmanager
+    def _open_part(self, path: str, first: int, end: int, expected: FileFacts) -> Iterator[Opened]:
+        """Open a part; that its facts are the expected ones behind it proves it, since they were before."""
+        file = self._call(lambda client: client.read(path))
+        yield Opened(self._stat(path), _Reader(file.read_range_stream(first, end - first), self._wait), first)
 
     def _list(self, folder: str) -> list[Entry] | None:
         async def entries(client: AsyncClient) -> list[Entry]:
@@ -224,6 +236,14 @@ def _read_settings(folder: Path) -> dict[str, str]:
 def user_of_process() -> str:
     """Give the user that a cluster without Kerberos believes this process to be."""
     return os.environ.get("HADOOP_USER_NAME") or getpass.getuser()
+
+
+async def _cancel_all() -> None:
+    """End what a thread may still wait for, which would otherwise wait for ever once the loop has ended."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 class _Reader:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from email.utils import formatdate
 from html.parser import HTMLParser
 from http import HTTPStatus
@@ -102,10 +102,21 @@ class HttpStore(Store):
 
     @contextmanager
     def _open(self, path: str, offset: int, expected: FileFacts | None) -> Iterator[Opened]:
-        headers = dict(IDENTITY)
+        condition = {}
         if offset and expected is not None and (validator := _validator(expected)):
-            headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
-        with self._request_file("GET", path, headers=headers, stream=True) as response:
+            condition = {"Range": f"bytes={offset}-", "If-Range": validator}
+        with self._opened(path, condition) as opened:
+            yield opened
+
+    def _can_part(self, facts: FileFacts) -> bool:
+        return facts.etag is not None
+
+    def _open_part(self, path: str, first: int, end: int, expected: FileFacts) -> AbstractContextManager[Opened]:
+        return self._opened(path, {"Range": f"bytes={first}-{end - 1}", "If-Range": str(expected.etag)})
+
+    @contextmanager
+    def _opened(self, path: str, condition: Mapping[str, str]) -> Iterator[Opened]:
+        with self._request_file("GET", path, headers={**IDENTITY, **condition}, stream=True) as response:
             facts = _facts(response)
             if facts.size is None and "chunked" not in response.headers.get("Transfer-Encoding", ""):
                 raise Refused(

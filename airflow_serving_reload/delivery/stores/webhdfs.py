@@ -88,6 +88,15 @@ class WebHdfsStore(Store):
             # there is nothing to read, and a DataNode would take offence at the question
             yield Opened(facts, io.BytesIO(), offset)
 
+    def _can_part(self, facts: FileFacts) -> bool:
+        return facts.etag is not None
+
+    @contextmanager
+    def _open_part(self, path: str, first: int, end: int, expected: FileFacts) -> Iterator[Opened]:
+        """Open a part; that its facts are the expected ones behind it proves it, since they were before."""
+        with self._client.read(path, offset=first, length=end - first) as reader:
+            yield Opened(self._stat(path), Body(reader), first)
+
     def _list(self, folder: str) -> list[Entry] | None:
         folder = folder.rstrip("/") or "/"
         if self._client.status(folder)["type"] == "FILE":
