@@ -9,6 +9,7 @@ BENCHES = {
     "delivery": "from the changed donefile to the published model, beside monitor.py and curl with tar",
     "watchers": "what it costs a triggerer to watch many donefiles, and how soon it tells of a change",
     "stores": "what a look, a model and a fault cost over each store",
+    "uploads": "a folder packed on its way into the store, beside tar and then curl, and the network alone",
 }
 """The modules of this package that measure, and what."""
 

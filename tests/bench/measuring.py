@@ -42,9 +42,14 @@ class Workplace:
         for below in (self.serving, folder / "temporary", folder / "airflow"):
             below.mkdir(parents=True)
 
-    def upload(self, way: Way, packed: Path) -> dict[str, Any]:
-        """Upload a packed model."""
-        return self._run(way, "upload", {**_remote(way), "local_model_path": str(packed)}, 3600)
+    def upload(self, way: Way, model: Path, name: str = MODEL) -> dict[str, Any]:
+        """Upload a model.
+
+        :param model: it, packed or as a folder.
+        :param name: of it in the store.
+        """
+        remote = {**_remote(way), "remote_model_name": name}
+        return self._run(way, "upload", {**remote, "local_model_path": str(model)}, 3600)
 
     def reload(self, way: Way, seconds: float = 3600, *, profile: bool = False) -> dict[str, Any]:
         """Deliver the model.
