@@ -25,8 +25,9 @@ BESIDE_THE_WAY = {"errors", "filesystem", "requests_faults", "stopwatch", "strea
 JOINING = {"fetch", "pipeline", "steps", "upload"}
 """Modules that join stages."""
 
-EXCEPTIONS = {"stores": {"donefile"}, "transfer": {"stores"}}
-"""Stages that need the words of another one: a store tells donefile versions, and what is transferred is in a store."""
+EXCEPTIONS = {"stores": {"donefile"}, "listing": {"donefile", "stores"}, "transfer": {"stores"}}
+"""Stages that need the words of another one: a store tells donefile versions, a listing proves something about them,
+and what is transferred is in a store."""
 
 
 def _imported(module: str) -> set[str]:
