@@ -103,7 +103,7 @@ class Digesting(Counting):
         return self._sha256.hexdigest()
 
 
-AHEAD = 8
+AHEAD = 4
 """Chunks that one thread may be ahead of the other at most."""
 
 Send = Callable[[bytes], None]
