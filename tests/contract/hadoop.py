@@ -56,6 +56,12 @@ NAMENODE = "org.apache.hadoop.hdfs.server.namenode.NameNode"
 DATANODE = "org.apache.hadoop.hdfs.server.datanode.DataNode"
 SHELL = "org.apache.hadoop.fs.FsShell"
 
+OF_THE_CLIENT = (
+    *("commons-", "hadoop-annotations-", "hadoop-auth-", "hadoop-common-", "hadoop-hdfs-client-", "hadoop-shaded-"),
+    *("httpclient-", "httpcore-", "jsr305-", "re2j-", "reload4j-", "slf4j-", "stax2-", "woodstox-"),
+)
+"""How the names of the jars begin that the client needs; it looks into each that it is given whenever it starts."""
+
 STORE_PASSWORD = "changeit"
 
 LOG4J = """\
@@ -157,12 +163,16 @@ class Hadoop:
     @property
     def _shared_classes(self) -> Path:
         java = self.java.resolve()
-        return (
-            self._client_folder / f"{hashlib.sha256(f'{java}{java.stat().st_mtime_ns}'.encode()).hexdigest()[:12]}.jsa"
-        )
+        told_by = f"{java}{java.stat().st_mtime_ns}{self._class_path()}"
+        return self._client_folder / f"{hashlib.sha256(told_by.encode()).hexdigest()[:12]}.jsa"
+
+    def _class_path(self) -> str:
+        """Name the jars of the client, and one with its settings: classes are shared only if all are out of jars."""
+        jars = sorted(jar for jar in self.jars.glob("*.jar") if jar.name.startswith(OF_THE_CLIENT))
+        return ":".join(map(str, [*jars, self._client_folder / "settings.jar"]))
 
     def _shell(self, *flags: str) -> list[str]:
-        """Compose the command of the client; classes are shared only if all of them come out of archives."""
+        """Compose the command of the client."""
         settings = self._client_folder / "settings.jar"
         if not settings.exists():
             self._client_folder.mkdir(exist_ok=True)
@@ -170,8 +180,7 @@ class Hadoop:
                 archive.writestr("core-site.xml", "<configuration/>")
                 archive.writestr("log4j.properties", LOG4J.format(level="WARN"))
             Path(file.name).replace(settings)
-        jars = ":".join(map(str, [*sorted(self.jars.glob("*.jar")), settings]))
-        return [str(self.java), *LOW_START_UP, *flags, "-Xmx256m", "-cp", jars, SHELL]
+        return [str(self.java), *LOW_START_UP, *flags, "-Xmx256m", "-cp", self._class_path(), SHELL]
 
 
 @dataclass(frozen=True, slots=True)
