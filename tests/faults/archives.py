@@ -144,6 +144,30 @@ def renamed(old: bytes, new: bytes, *, local: bool) -> bytes:
     return b"".join(part.replace(old, new) if (number == 0) is local else part for number, part in enumerate(parts))
 
 
+def in_directory(place: int, value: bytes) -> bytes:
+    """Make a zip archive of two files, and change the entry of the second one in the directory."""
+    packed = bytearray(zipped([("m/a", NOISE), ("m/z", NOISE)]))
+    entry = packed.rindex(b"PK\x01\x02") + place
+    packed[entry : entry + len(value)] = value
+    return bytes(packed)
+
+
+def at_end(place: int, value: bytes) -> bytes:
+    """Make a zip archive of two files, and change the record at its end."""
+    packed = bytearray(zipped([("m/a", NOISE), ("m/z", NOISE)]))
+    end = packed.rindex(b"PK\x05\x06") + place
+    packed[end : end + len(value)] = value
+    return bytes(packed)
+
+
+def without_directory_entry() -> bytes:
+    """Make a zip archive of two files, of which the directory names only the first."""
+    whole = zipped([("m/a", NOISE), ("m/z", NOISE)])
+    entry, end = whole.rindex(b"PK\x01\x02"), whole.rindex(b"PK\x05\x06")
+    size = end - whole.index(b"PK\x01\x02") - (end - entry)
+    return whole[:entry] + whole[end : end + 12] + size.to_bytes(4, "little") + whole[end + 16 :]
+
+
 def members(count: int, member: Member) -> Callable[[str], Iterable[bytes]]:
     """Make a tar archive of many equal members."""
     block = member.header().tobuf()
@@ -451,7 +475,15 @@ CORPUS: dict[str, dict[str, Case]] = {
     },
     "oddities of zip": {
         "another local name": refused(renamed(b"m/z", b"../", local=True), LEADS_UP),
-        "another central name": harmless(renamed(b"m/z", b"../", local=False)),
+        "another central name": refused(
+            renamed(b"m/z", b"../", local=False), "'../': the directory at the end names it"
+        ),
+        "another central length": refused(
+            in_directory(24, b"\0\0\0\1"), "'m/z': .* the directory at the end says 16777216"
+        ),
+        "not in the directory": refused(without_directory_entry(), "'m/z': the directory at the end does not name it"),
+        "longer directory": corrupt(at_end(12, b"\xff"), "does not end with the record"),
+        "shorter directory": corrupt(at_end(12, b"\1"), "does not end with the record"),
         "twice by its local name": refused(renamed(b"m/z", b"m/a", local=True), f"'m/a': {TWICE}"),
         "password": refused(of_zip(6, b"\x01"), "it is a zip that cannot be read .*MissingZipCryptoPassword"),
         "hidden names": refused(of_zip(6, b"\0\x20"), "it is a zip that cannot be read .*UnsupportedFlags"),

@@ -6,18 +6,18 @@ import io
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stream_unzip import MissingPasswordError, UnsupportedFeatureError, UnzipError, stream_unzip
+from stream_unzip import MissingPasswordError, UnsupportedFeatureError, UnzipError
 
 from airflow_serving_reload.delivery.archive import compression
 from airflow_serving_reload.delivery.archive.destination import DEFAULT_LIMITS, Destination, Limits
 from airflow_serving_reload.delivery.archive.tar import looks_like_tar, untar
+from airflow_serving_reload.delivery.archive.zip import ZIP_BEGINNINGS, unzip
 from airflow_serving_reload.delivery.errors import Corrupt, PublicationFailed, Refused
-from airflow_serving_reload.delivery.streams import CHUNK, Counting, Readable, read_ahead
+from airflow_serving_reload.delivery.streams import Counting, Readable, read_ahead
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -81,8 +81,8 @@ def _unpack(packed: Readable, destination: Destination) -> None:
     """Unpack by the format that the first bytes tell."""
     head = _read_up_to(packed, tarfile.BLOCKSIZE)
     whole = _Chained(head, packed)
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        _unzip(whole, destination)
+    if head.startswith(ZIP_BEGINNINGS):
+        unzip(whole, destination)
     elif (plain := compression.decompressed(whole, head)) is not None:
         with read_ahead(plain) as plain:
             untar(plain, destination)
@@ -126,41 +126,6 @@ def find_folder(unpacked: Path, name: str, archive: str) -> Path:
                     "pack the file itself, or set unpacked_filename to a folder that holds both"
                 )
     return folder
-
-
-ZIP_END = b"PK\x05\x06"
-"""How the record at the end of a zip archive begins."""
-
-ZIP_END_BYTES = 22
-"""Length of that record, the last two bytes of which tell the length of the comment behind it."""
-
-
-def _unzip(source: _Chained, destination: Destination) -> None:
-    ending = b""
-
-    def chunks_of_source() -> Iterator[bytes]:
-        nonlocal ending
-        while chunk := source.read(CHUNK):
-            ending = (ending + chunk)[-(ZIP_END_BYTES + 0xFFFF) :]
-            yield chunk
-
-    packed = chunks_of_source()
-    for raw_name, size, chunks in stream_unzip(packed, chunk_size=CHUNK):
-        name = raw_name.decode("utf-8", "surrogateescape")
-        if name.endswith("/"):
-            destination.add_folder(name)
-            if any(chunks):
-                destination.refuse(name, "it is a folder that holds bytes itself")
-        else:
-            destination.add_file(name, chunks, size=size or 0, executable=False)
-    for _ in packed:
-        pass
-    end = ending.rfind(ZIP_END)
-    comment = end + ZIP_END_BYTES
-    if end < 0 or len(ending) != comment + int.from_bytes(ending[comment - 2 : comment], "little"):
-        raise Corrupt(
-            f"unpacking {destination.archive}: it does not end with the record that ends a zip; upload it again"
-        )
 
 
 class _Chained(io.RawIOBase):
