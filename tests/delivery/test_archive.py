@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import lzma
 import os
 import random
 import shutil
+import struct
 import subprocess
 import tarfile
 import tracemalloc
@@ -368,6 +370,41 @@ def test_a_zip_without_the_record_at_its_end(staging: Path) -> None:
         staging.mkdir()
         with pytest.raises(Corrupt, match="upload it again"):
             unpacked(packed[:cut], staging)
+
+
+def test_a_zip_whose_directory_has_another_order(staging: Path) -> None:
+    """In which order the directory of a zip archive names what came does not matter, nor in which pieces it comes."""
+    packed = zipped([("m/a", SMALL_NOISE), ("m/b", b"1")])
+    first, second, end = packed.index(b"PK\x01\x02"), packed.rindex(b"PK\x01\x02"), packed.rindex(b"PK\x05\x06")
+    swapped = packed[:first] + packed[second:end] + packed[first:second] + packed[end:]
+    unpack(Endless(swapped[at : at + 1] for at in range(len(swapped))), staging, name="model.zip")
+    assert (staging / "m" / "a").read_bytes() == SMALL_NOISE
+
+
+@pytest.mark.parametrize("central", [b"m/a", b"m/x"])
+def test_a_zip_with_the_directory_of_a_large_one(central: bytes, staging: Path) -> None:
+    """Where a zip archive tells the length of its directory in 64 bits, it is read as well."""
+    packed = zipped([("m/a", SMALL_NOISE)])
+    first, end = packed.index(b"PK\x01\x02"), packed.rindex(b"PK\x05\x06")
+    record = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, end - first, first)
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, end, 1)
+    told = bytearray(packed[end:])
+    told[12:20] = b"\xff" * 8
+    large = packed[:first] + packed[first:end].replace(b"m/a", central) + record + locator + told
+    if central == b"m/a":
+        assert zipfile.ZipFile(io.BytesIO(large)).namelist() == ["m/a"], "it is one"
+        assert unpacked(large, staging).files == 1
+    else:
+        with pytest.raises(Refused, match=r"'m/x': the directory at the end names it, but no such member came"):
+            unpacked(large, staging)
+
+
+def test_a_zip_with_something_without_end_behind_its_members(staging: Path) -> None:
+    """What would fill the memory in the place of a zip archive's directory is refused long before it does."""
+    members = zipped([("m/a", SMALL_NOISE)])
+    endless = itertools.chain([members[: members.index(b"PK\x05\x06")]], itertools.repeat(b"PK\x01\x02" * 25_000, 1000))
+    with _memory_below(32 * MIB), pytest.raises(Corrupt, match="does not end with the record"):
+        unpack(Endless(endless), staging, name="model.zip")
 
 
 def _endless_header(kind: bytes) -> Iterator[bytes]:
