@@ -126,7 +126,7 @@ class Destination:
         if not target or len(os.fsencode(target)) > LONGEST_PATH or CONTROL.search(target):
             self.refuse(member, f"it is a link to {target[:200]!r}, which is no path")
         path = self._path(member)
-        self._make(member, path, Path(path).touch)
+        self._make(member, path, lambda: Path(path).touch(exist_ok=False))
         self._symlinks[path] = target
 
     def finish(self) -> None:
