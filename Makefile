@@ -7,6 +7,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 CONSTRAINTS := $(wildcard constraints/python-$(VERSION).txt)
 PADDLE_SERVING_VENV := .venv-paddle-serving
 MLSERVER_VENV := .venv-mlserver
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test bench check paddle-serving mlserver hadoop-jars faults format constraints screenshots clean
@@ -26,8 +27,8 @@ $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 demo: setup ## Train, upload, notice and serve a model through a real Airflow.
 	$(BIN)/python -m airflow_serving_reload.demo
 
-test: $(VENV)/.ready-for-tests paddle-serving mlserver hadoop-jars ## Run the tests.
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup
+test: $(VENV)/.ready-for-tests paddle-serving mlserver hadoop-jars ## Run the tests, in two processes; WORKERS=3 in more.
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup
 
 $(VENV)/.ready-for-tests: $(VENV)/.ready
 	$(BIN)/pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[hdfs,hdfs-native,s3,sftp]' --group test

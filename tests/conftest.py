@@ -76,6 +76,12 @@ def mlserver(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> 
     return MlServer.start(processes, tmp_path_factory.mktemp("mlserver"))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests that take long begin first: in the end many short ones keep all processes busy."""
+    items.sort(key=lambda item: item.get_closest_marker("system") is None)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the tables that tests have recorded as their property `table`, from whichever process they ran in."""
     properties = [

@@ -309,14 +309,22 @@ def unreachable_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def database_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the place of a migrated database, which the first Airflow makes and the others start with."""
+    return tmp_path_factory.mktemp("database") / "template.db"
+
+
+@pytest.fixture(scope="module")
 def system(
     tmp_path_factory: pytest.TempPathFactory,
+    database_template: Path,
+    *,
     trained_models: tuple[Model, ...],
     guarded_store: GuardedStore,
     hadoop_store: HadoopStore,
     unreachable_url: str,
 ) -> Iterator[System]:
-    """Start everything once."""
+    """Start everything, until the end of the tests that share it: an Airflow takes its time even if it is idle."""
     folder = tmp_path_factory.mktemp("system")
     bundles = [
         {
@@ -337,7 +345,12 @@ def system(
             "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
         }
         with AirflowStack(
-            folder / "airflow", dags_folder=DAGS, environment=environment, parallelism=3, unwind_on_signals=False
+            folder / "airflow",
+            dags_folder=DAGS,
+            environment=environment,
+            parallelism=3,
+            database_template=database_template,
+            unwind_on_signals=False,
         ) as airflow:
             airflow.client.wait_for_dags(
                 "uci_housing_train",

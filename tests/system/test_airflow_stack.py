@@ -78,14 +78,14 @@ def marker() -> str:
 
 
 @pytest.fixture(scope="module")
-def stack(folder: Path, marker: str) -> Iterator[AirflowStack]:
+def stack(folder: Path, marker: str, database_template: Path) -> Iterator[AirflowStack]:
     """Start a stack that the tests of this module share."""
     name, value = marker.split("=")
     with AirflowStack(
         folder / "home",
         dags_folder=folder / "dags",
         environment={name: value, "AIRFLOW_CONN_FS_DEFAULT": '{"conn_type": "fs"}'},
-        database_template=folder / "template.db",
+        database_template=database_template,
         unwind_on_signals=False,
     ) as stack:
         stack.client.wait_for_dags("double", "wait", "sleep")
@@ -195,12 +195,14 @@ def test_leaving_leaves_nothing(stack: AirflowStack, folder: Path, marker: str, 
     assert living(folder / "home", marker) == set()
 
 
-def test_killed_owner_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_owner_leaves_nothing(
+    folder: Path, database_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Soon after the owner of a stack has been killed while a task runs a program, nothing of it lives."""
     marker = f"STACK_TEST={uuid.uuid4()}"
     monkeypatch.setenv(*marker.split("="))
     home, running = tmp_path / "home", tmp_path / "running"
-    arguments = map(str, [home, folder / "dags", folder / "template.db", running])
+    arguments = map(str, [home, folder / "dags", database_template, running])
     with subprocess.Popen([sys.executable, "-c", OWNER, *arguments]) as owner:
         try:
             wait_until(lambda: running.exists() or owner.poll() is not None)
