@@ -364,10 +364,10 @@ class Releases:
             filesystem.replace_json(self._state, unfinished)
             self._recover()
 
-        live = self._in_place().get("live") or self._copy_as_release()
-        unfinished = {"live": live, "publishing": record.release}
-        filesystem.replace_json(self._state, unfinished)
         try:
+            live = self._in_place().get("live") or self._copy_as_release()
+            unfinished = {"live": live, "publishing": record.release}
+            filesystem.replace_json(self._state, unfinished)
             self._copy_into_place(self.path(record))
             filesystem.replace_json(self._state, {"live": record.release})
         except OSError:

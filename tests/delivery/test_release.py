@@ -303,6 +303,25 @@ def test_a_publication_in_place_that_fails(host: Host) -> None:
     assert version_in(host.releases.path(host.releases.live())) == "v1"  # type: ignore[arg-type]
 
 
+def test_an_adoption_in_place_that_fails(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the model that was found cannot be taken in, it stays as it is, and nothing of the attempt is left."""
+    write_model(host.model, "old")
+    record = host.admit("v1")
+    before = sorted(host.releases.path(record).parent.iterdir())
+    replace_with_copy = filesystem.replace_with_copy
+
+    def no_space(source: Path, path: Path) -> None:
+        replace_with_copy(source, path)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(filesystem, "replace_with_copy", no_space)
+        with pytest.raises(PublicationFailed, match=r"publishing .*: No space left on device; what was live still is"):
+            host.publish(record, "in_place")
+    assert version_in(host.model) == "old"
+    assert [path for path in sorted(host.releases.path(record).parent.iterdir()) if path not in before] == []
+
+
 def _nothing(host: Host) -> None:
     pass
 
