@@ -200,6 +200,7 @@ class DagRun:
     run_type: str
     state: str
     conf: Mapping[str, Any]
+    queued: datetime | None
     start: datetime | None
     end: datetime | None
 
@@ -212,6 +213,7 @@ class TaskInstance:
     map_index: int
     state: str | None
     try_number: int
+    queued: datetime | None
     start: datetime | None
     end: datetime | None
 
@@ -333,6 +335,7 @@ class AirflowClient:
                 map_index=task["map_index"],
                 state=task["state"],
                 try_number=task["try_number"],
+                queued=_time(task["queued_when"]),
                 start=_time(task["start_date"]),
                 end=_time(task["end_date"]),
             )
@@ -510,6 +513,7 @@ def _dag_run(answer: Mapping[str, Any]) -> DagRun:
         run_type=answer["run_type"],
         state=answer["state"],
         conf=answer["conf"] or {},
+        queued=_time(answer["queued_at"]),
         start=_time(answer["start_date"]),
         end=_time(answer["end_date"]),
     )

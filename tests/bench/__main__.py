@@ -6,6 +6,7 @@ import argparse
 import importlib
 
 BENCHES = {
+    "airflow": "from the donefile to the served model through Airflow, beside monitor.py, and what imports cost",
     "delivery": "from the changed donefile to the published model, beside monitor.py and curl with tar",
     "watchers": "what it costs a triggerer to watch many donefiles, and how soon it tells of a change",
     "stores": "what a look, a model and a fault cost over each store",
