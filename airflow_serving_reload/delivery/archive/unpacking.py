@@ -5,17 +5,13 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stream_unzip import MissingPasswordError, UnsupportedFeatureError, UnzipError
-
 from airflow_serving_reload.delivery.archive import compression
 from airflow_serving_reload.delivery.archive.destination import DEFAULT_LIMITS, Destination, Limits
 from airflow_serving_reload.delivery.archive.tar import looks_like_tar, untar
-from airflow_serving_reload.delivery.archive.zip import ZIP_BEGINNINGS, unzip
 from airflow_serving_reload.delivery.errors import Corrupt, PublicationFailed, Refused
 from airflow_serving_reload.delivery.streams import Counting, Readable, read_ahead
 
@@ -24,12 +20,13 @@ if TYPE_CHECKING:
 
 DAMAGED: tuple[type[Exception], ...] = (
     *compression.DAMAGED,
-    UnzipError,
     tarfile.TarError,
     ValueError,  # of numbers in the headers of tar archives
-    zlib.error,
 )
 """What the libraries raise about bytes that are not what their format demands."""
+
+ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")
+"""How a zip archive begins: with a member, or with its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +57,12 @@ def unpack(source: Readable, folder: Path, *, name: str, limits: Limits = DEFAUL
             _unpack(counted, destination)
             counted.drain()
         destination.finish()
-    except (MissingPasswordError, UnsupportedFeatureError) as error:
-        raise Refused(
-            f"unpacking {name}: it is a zip that cannot be read while it comes ({type(error).__name__}); "
-            "pack it by deflate and without a password, or as tar"
-        ) from error
     except RecursionError as error:
         raise Refused(f"unpacking {name}: headers or folders are nested in it too deeply; pack it anew") from error
     except DAMAGED as error:
-        reason = type(error).__name__ if isinstance(error, UnzipError) or not str(error) else error
-        raise Corrupt(f"unpacking {name}: it is damaged ({reason}); upload it again") from error
+        raise Corrupt(
+            f"unpacking {name}: it is damaged ({str(error) or type(error).__name__}); upload it again"
+        ) from error
     except OSError as error:
         if error.errno is None:  # bz2 and gzip report damage so
             raise Corrupt(f"unpacking {name}: it is damaged ({error}); upload it again") from error
@@ -82,6 +75,8 @@ def _unpack(packed: Readable, destination: Destination) -> None:
     head = _read_up_to(packed, tarfile.BLOCKSIZE)
     whole = _Chained(head, packed)
     if head.startswith(ZIP_BEGINNINGS):
+        from airflow_serving_reload.delivery.archive.zip import unzip  # few need it, and it takes long
+
         unzip(whole, destination)
     elif (plain := compression.decompressed(whole, head)) is not None:
         with read_ahead(plain) as plain:

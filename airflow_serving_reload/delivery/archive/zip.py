@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from stream_unzip import stream_unzip
+from stream_unzip import MissingPasswordError, UnsupportedFeatureError, UnzipError, stream_unzip
 
 from airflow_serving_reload.delivery.archive.destination import Destination
-from airflow_serving_reload.delivery.errors import Corrupt
+from airflow_serving_reload.delivery.errors import Corrupt, Refused
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
-
-ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")
-"""How a zip archive begins: with a member, or with its end."""
 
 LOOKED_AHEAD = 64
 """Bytes behind a member, at most, that are read to find its end."""
@@ -43,8 +41,21 @@ def unzip(source: Readable, destination: Destination) -> None:
     Whoever unpacks it by its directory must find the same in it: other tools do, and so does who looks into it first.
 
     :raises Refused: its directory tells of other members than came, or of others beside them.
-    :raises Corrupt: it does not end with its directory.
+    :raises Corrupt: it is damaged, or does not end with its directory.
     """
+    try:
+        _unzip(source, destination)
+    except (MissingPasswordError, UnsupportedFeatureError) as error:
+        raise Refused(
+            f"unpacking {destination.archive}: it is a zip that cannot be read while it comes "
+            f"({type(error).__name__}); pack it by deflate and without a password, or as tar"
+        ) from error
+    except (UnzipError, zlib.error) as error:
+        why = type(error).__name__
+        raise Corrupt(f"unpacking {destination.archive}: it is damaged ({why}); upload it again") from error
+
+
+def _unzip(source: Readable, destination: Destination) -> None:
     ending = _Ending(destination.archive)
     packed = ending.watch(source)
     lengths: dict[bytes, int] = {}
