@@ -17,15 +17,10 @@ from airflow_serving_reload.delivery.listing import Evidence
 from airflow_serving_reload.store_threads import StoreThreads, threads_for
 from airflow_serving_reload.task import donefile_version
 from airflow_serving_reload.triggers.folder import Folder, Glance, pause_after
+from airflow_serving_reload.triggers.watermark import Watermark
 
 if TYPE_CHECKING:
     from airflow.sdk.execution_time.context import AssetStateStoreAccessor, AssetStateStoreAccessors
-
-WATERMARK = "donefile"
-"""Key in the state of the donefile's asset under which stands the version announced last."""
-
-PERSISTED_AFTER = 5.0
-"""Seconds after which an event that was handed to the triggerer is in Airflow's database, as far as can be known."""
 
 UNSETTLED_PAUSE = 0.5
 """Seconds until the next look at a donefile that is too young to be told from its successor, at most."""
@@ -94,16 +89,14 @@ class DonefileTrigger(BaseEventTrigger):
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Glance]) -> AsyncGenerator[TriggerEvent]:
         """Fire for each new version: at once, and then whenever a glance does not prove that nothing has changed."""
-        last = await self._last()
+        watermark = Watermark(self._state())
+        last = await watermark.read() or donefile_version(self.last_seen)
         evidence = Evidence(self.remote_donefile_name)
-        announced_at = None
         faults = 0
         due = 0.0
         with self._folder.watched(), threads_for(self.conn_id, self.remote_path) as threads:
             async for glance in _at_once(shared_stream):
-                if announced_at is not None and time.monotonic() - announced_at >= PERSISTED_AFTER:
-                    await self._remember(last)
-                    announced_at = None
+                await watermark.write_if_safe()
                 if glance.fault is not None:
                     if self.task_instance is not None:
                         # a task has a log of its own, while those of watchers are one, where this stands already
@@ -128,7 +121,8 @@ class DonefileTrigger(BaseEventTrigger):
                 due = time.monotonic()
                 evidence.looked(seen, glance.listing)
                 if decision is Decision.CHANGED and seen is not None:
-                    last, announced_at = seen, due
+                    last = seen
+                    watermark.announce(seen)
                     self.log.info("the donefile %s changed: %s", seen.path, seen)
                     yield _event(seen.to_dict())
 
@@ -158,16 +152,6 @@ class DonefileTrigger(BaseEventTrigger):
         if self.asset_state_store is None or self.asset_name is None:
             return self.asset_state_store
         return self.asset_state_store[Asset.ref(name=self.asset_name)]
-
-    async def _last(self) -> DonefileVersion | None:
-        state = self._state()
-        stored = await state.aget(WATERMARK) if state is not None else None
-        return donefile_version(stored or self.last_seen)
-
-    async def _remember(self, version: DonefileVersion | None) -> None:
-        state = self._state()
-        if state is not None and version is not None:
-            await state.aset(WATERMARK, version.to_dict())
 
 
 async def _at_once(glances: AsyncIterator[Glance]) -> AsyncGenerator[Glance]:

@@ -10,8 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from airflow_serving_reload.triggers import DonefileTrigger, donefile_asset
-from airflow_serving_reload.triggers import donefile as trigger_module
+from airflow_serving_reload.triggers import DonefileTrigger, donefile_asset, watermark
 from airflow_serving_reload.triggers.folder import pause_after
 
 ARGUMENTS = {"conn_id": "model_store", "remote_path": "/models", "poke_interval": 0.01}
@@ -20,15 +19,21 @@ ARGUMENTS = {"conn_id": "model_store", "remote_path": "/models", "poke_interval"
 class WatchedAssets:
     """The state of watched assets that the triggerer gives a watcher."""
 
-    def __init__(self):
+    def __init__(self, answers=None):
         self.state = {}
         self.written = asyncio.Event()
+        self.answers = asyncio.Event()
+        self.left = answers
 
     def __getitem__(self, asset):
         return self
 
     async def aget(self, key):
-        """Give the stored value."""
+        """Give the stored value; after so many answers not before whoever stores events too has time again."""
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                await self.answers.wait()
         return self.state.get(key)
 
     async def aset(self, key, value):
@@ -99,15 +104,16 @@ async def test_missing_is_not_yet(workplace):
 
 async def test_watermark_is_written_only_after_the_event_is_safe(workplace, monkeypatch):
     """A watcher remembers a version not before the time in which its event is persisted, so that a crash repeats it."""
+    monkeypatch.setattr(watermark, "PERSISTED_AFTER", 0)
     trigger = DonefileTrigger(**ARGUMENTS, asset_name="donefile of the model")
-    trigger.asset_state_store = assets = WatchedAssets()
+    trigger.asset_state_store = assets = WatchedAssets(answers=1)
     first = workplace.upload("v1")["donefile"]
     async with running(trigger) as next_event:
         assert await next_event() == first
         with pytest.raises(TimeoutError):
             await next_event(0.2)
         assert assets.state == {}
-        monkeypatch.setattr(trigger_module, "PERSISTED_AFTER", 0)
+        assets.answers.set()
         with pytest.raises(TimeoutError):
             await next_event(0.2)
         await asyncio.wait_for(assets.written.wait(), 10)
