@@ -23,7 +23,7 @@ WATERMARK = "donefile"
 PERSISTED_AFTER = 5.0
 """Seconds within which the triggerer passes an event on to its supervisor, unless that keeps it waiting."""
 
-AT_ONCE = 16
+AT_ONCE = 64
 """Questions about states under way at most, so that events do not have to queue behind those of ten thousand assets."""
 
 

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -30,6 +31,7 @@ class Group:
     :param donefiles: folder and name of each.
     :param poke_interval: seconds between two looks.
     :param deferred: waited for by deferred sensors, in place of the watchers of assets.
+    :param last_seen: version that all of them have, so that none is told of at the start.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Group:
     donefiles: Sequence[tuple[str, str]]
     poke_interval: float
     deferred: bool = False
+    last_seen: Mapping[str, Any] | None = None
 
 
 @dataclass

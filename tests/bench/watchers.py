@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import statistics
 import tempfile
@@ -12,7 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from airflow_serving_reload.connections import open_store
 from airflow_serving_reload.demo.processes import Processes
 from tests.bench.figures import save, show
 from tests.bench.watched_airflow import Group, WatchingAirflow
@@ -21,7 +24,7 @@ from tests.stores import Servers
 
 COLUMNS = (
     "donefiles",
-    "all told of after, s",
+    "all looked at after, s",
     "CPU, % of a core",
     "requests/s",
     "connections",
@@ -88,16 +91,18 @@ def measure(case: Case, options: argparse.Namespace) -> Mapping[str, float | Non
         servers = stack.enter_context(Servers(processes, folder / "servers"))
         store = stack.enter_context(STORES[case.store](servers, folder / "store"))
         places = donefiles(case.count, case.folders)
+        environment = store.variables("watched")
+        seen = None
         if not case.deferred:
             _put(store, places, b"0", old=True)
-        groups = [Group("watched", "watched", places, options.poke_interval, case.deferred)]
-        environment = store.variables("watched")
+            seen = _common_version(environment, places)
+        groups = [Group("watched", "watched", places, options.poke_interval, case.deferred, seen)]
         if case.beside:
             other = stack.enter_context(slow(folder / "beside", BESIDE[case.beside]))
             groups.append(Group("beside", "beside", places, options.poke_interval, case.deferred))
             environment |= other.variables("beside")
         airflow = stack.enter_context(WatchingAirflow.running(folder / "airflow", groups, environment))
-        return _measure(case, options, store, places, airflow)
+        return _measure(case, options, store, places, airflow, told=seen is None and not case.deferred)
 
 
 def _measure(
@@ -106,19 +111,23 @@ def _measure(
     store: WatchedStore,
     places: Sequence[tuple[str, str]],
     airflow: WatchingAirflow,
+    *,
+    told: bool,
 ) -> Mapping[str, float | None]:
     began = time.monotonic()
-    if case.deferred:
-        airflow.wait(lambda: airflow.triggers() >= case.count, f"{case.count} deferred sensors")
-    else:
+    airflow.wait(lambda: airflow.triggers() >= case.count, f"{case.count} triggers")
+    if told:
         airflow.wait(lambda: len(_times(case, airflow)) >= case.count, f"{case.count} first events")
+    elif store.requests is not None:
+        airflow.wait(lambda: _requests(store) >= case.count, f"{case.count} first looks")
     started = time.monotonic() - began
     # what was told of is remembered, and each donefile looked at once more
     time.sleep(2 * options.poke_interval + 10)
+    _wait_for_rest(case, options, store, airflow)
     with airflow.measured(store.address.port) as costs:
-        asked = store.requests() if store.requests else 0
+        asked = _requests(store)
         time.sleep(options.seconds)
-        asked = (store.requests() - asked) if store.requests else 0
+        asked = _requests(store) - asked
     changed = places[:: max(1, case.count // options.changes)][: options.changes]
     delays = []
     at = datetime.now(UTC)
@@ -146,6 +155,31 @@ def _times(case: Case, airflow: WatchingAirflow, since: datetime | None = None) 
     if case.deferred:
         return airflow.resumed()
     return {name: at for name, at in airflow.events(since).items() if name.startswith("watched")}
+
+
+def _wait_for_rest(case: Case, options: argparse.Namespace, store: WatchedStore, airflow: WatchingAirflow) -> None:
+    """Wait until the store is asked no more in an interval than it will be from now on."""
+
+    def rests() -> bool:
+        before = _requests(store)
+        time.sleep(options.poke_interval)
+        return _requests(store) - before <= 1.2 * case.folders + 1
+
+    airflow.wait(rests, "rest")
+
+
+def _requests(store: WatchedStore) -> int:
+    return store.requests() if store.requests else 0
+
+
+def _common_version(environment: Mapping[str, str], places: Sequence[tuple[str, str]]) -> Mapping[str, Any] | None:
+    """Give the version that the donefiles have in common; None if the store tells them apart."""
+    os.environ.update(environment)
+    seen = []
+    for path, name in (places[0], places[-1]):
+        with open_store("watched", path) as store:
+            seen.append(store.donefile(f"{path}/{name}"))
+    return seen[0].to_dict() if seen[0] is not None and seen[0] == seen[1] else None
 
 
 def _put(store: WatchedStore, places: Sequence[tuple[str, str]], content: bytes, *, old: bool) -> None:

@@ -6,10 +6,10 @@ import json
 import os
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, Asset
+from airflow.sdk import DAG, Asset, AssetWatcher
 
 from airflow_serving_reload.sensors import DonefileSensor
-from airflow_serving_reload.triggers import donefile_asset
+from airflow_serving_reload.triggers import DonefileTrigger
 
 DAG_SIZE = 100
 """Assets of one Dag; what parses them needs far more memory for many in one Dag."""
@@ -26,10 +26,11 @@ for group in GROUPS:
         with DAG(f"{name}_sensors", schedule=None, max_active_tasks=len(places)):
             DonefileSensor.partial(task_id="wait", deferrable=True, timeout=86400, **watch).expand_kwargs(places)
         continue
+    watch["last_seen"] = group["last_seen"]
     for start in range(0, len(places), DAG_SIZE):
-        assets = [
-            donefile_asset(f"{name} {number}", **watch, **place)
-            for number, place in enumerate(places[start : start + DAG_SIZE], start)
-        ]
+        assets = []
+        for number, place in enumerate(places[start : start + DAG_SIZE], start):
+            trigger = DonefileTrigger(asset_name=f"{name} {number}", **watch, **place)
+            assets.append(Asset(trigger.asset_name, watchers=[AssetWatcher(name="watcher", trigger=trigger)]))
         with DAG(f"{name}_{start // DAG_SIZE}", schedule=[*assets, NEVER]):
             EmptyOperator(task_id="never")
