@@ -10,8 +10,8 @@ In the order in which a model passes:
 6. `servers`    ask a model server for the reload and prove that it happened; one file per kind of server
 7. `pipeline`   the verb that joins the stages; none of them knows another
 
-Beside the way: `fetch` (the way down: a donefile's model, verified), `upload` (the way up), `transfer` (what both
-move), `steps` (the stages one at a time), `errors` (what can go wrong), `requests_faults` (what does over HTTP),
-`streams` (bytes on their way), `stopwatch` (the seconds of each stage) and `filesystem` (what Linux offers and Python
-does not).
+Beside the way: `listing` (what a listing proves about a donefile), `fetch` (the way down: a donefile's model,
+verified), `upload` (the way up), `transfer` (what both move), `steps` (the stages one at a time), `errors` (what can go
+wrong), `requests_faults` (what does over HTTP), `streams` (bytes on their way), `stopwatch` (the seconds of each stage)
+and `filesystem` (what Linux offers and Python does not).
 """
