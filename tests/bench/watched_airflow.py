@@ -77,6 +77,8 @@ class WatchingAirflow:
     @contextmanager
     def running(cls, home: Path, groups: Sequence[Group], environment: Mapping[str, str]) -> Iterator[WatchingAirflow]:
         """Start it, with a Dag for each hundred donefiles."""
+        told = home.with_suffix(".json")
+        told.write_text(json.dumps([asdict(group) for group in groups]))
         settings = {
             "AIRFLOW__TRIGGERER__CAPACITY": "100000",
             # no other settings than those that Airflow has by itself
@@ -86,7 +88,7 @@ class WatchingAirflow:
             "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": str(START_SECONDS),
             "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": str(START_SECONDS),
             "AIRFLOW__CORE__MAX_MAP_LENGTH": "100000",
-            "WATCHERS_BENCH": json.dumps([asdict(group) for group in groups]),
+            "WATCHERS_BENCH": str(told),
         }
         with AirflowStack(home, dags_folder=DAGS, environment={**environment, **settings}, parallelism=2) as stack:
             [guardian] = [child for child in psutil.Process().children() if "triggerer" in child.cmdline()]

@@ -1,9 +1,10 @@
-"""Dags of many donefiles each, as the variable WATCHERS_BENCH describes them; they watch, and never run."""
+"""Dags of many donefiles each, as the file WATCHERS_BENCH describes them; they watch, and never run."""
 
 from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Asset, AssetWatcher
@@ -17,9 +18,7 @@ DAG_SIZE = 100
 # a Dag runs when all of its assets have changed
 NEVER = Asset("never changed")
 
-GROUPS = json.loads(os.environ["WATCHERS_BENCH"])
-
-for group in GROUPS:
+for group in json.loads(Path(os.environ["WATCHERS_BENCH"]).read_text()):
     name, watch = group["name"], {"conn_id": group["conn_id"], "poke_interval": group["poke_interval"]}
     places = [{"remote_path": path, "remote_donefile_name": donefile} for path, donefile in group["donefiles"]]
     if group["deferred"]:
