@@ -98,6 +98,7 @@ class DonefileTrigger(BaseEventTrigger):
             async for glance in _at_once(shared_stream):
                 await watermark.write_if_safe()
                 if glance.fault is not None:
+                    faults += 1
                     if self.task_instance is not None:
                         # a task has a log of its own, while those of watchers are one, where this stands already
                         self._complain(glance.fault, faults)
