@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import threading
 import time
@@ -17,7 +18,13 @@ import psutil
 
 from airflow_serving_reload.demo.airflow_stack import AirflowStack
 
-DAGS = Path(__file__).parent / "dags"
+DAG_FILE = Path(__file__).parent / "dags" / "watchers.py"
+FILE_SIZE = 1000
+"""Donefiles of one Dag file: as long as one is written to the database, nobody else can."""
+
+DATABASE_SECONDS = 600
+"""How long everybody waits for the database, which SQLite gives to one at a time."""
+
 START_SECONDS = 1800
 LOOK_SECONDS = 1.0
 
@@ -77,8 +84,11 @@ class WatchingAirflow:
     @contextmanager
     def running(cls, home: Path, groups: Sequence[Group], environment: Mapping[str, str]) -> Iterator[WatchingAirflow]:
         """Start it, with a Dag for each hundred donefiles."""
-        told = home.with_suffix(".json")
+        told, dags = home.with_suffix(".json"), home.with_name("dags")
         told.write_text(json.dumps([asdict(group) for group in groups]))
+        dags.mkdir()
+        for start in range(0, max(len(group.donefiles) for group in groups), FILE_SIZE):
+            shutil.copyfile(DAG_FILE, dags / f"watchers_{start}.py")
         settings = {
             "AIRFLOW__TRIGGERER__CAPACITY": "100000",
             # no other settings than those that Airflow has by itself
@@ -88,9 +98,11 @@ class WatchingAirflow:
             "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": str(START_SECONDS),
             "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": str(START_SECONDS),
             "AIRFLOW__CORE__MAX_MAP_LENGTH": "100000",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout={DATABASE_SECONDS}",
             "WATCHERS_BENCH": str(told),
+            "WATCHERS_BENCH_FILE_SIZE": str(FILE_SIZE),
         }
-        with AirflowStack(home, dags_folder=DAGS, environment={**environment, **settings}, parallelism=2) as stack:
+        with AirflowStack(home, dags_folder=dags, environment={**environment, **settings}, parallelism=2) as stack:
             [guardian] = [child for child in psutil.Process().children() if "triggerer" in child.cmdline()]
             airflow = cls(stack, guardian.children()[0])
             for group in groups:
