@@ -125,6 +125,13 @@ class AirflowStack:
         """Give the file with the output of one component."""
         return self.home / "output" / f"{component}.log"
 
+    def check(self) -> None:
+        """Raise if a component has ended by itself.
+
+        :raises ProcessError: which one, with its last words.
+        """
+        self._processes.check()
+
     def restart(self, component: Component, *, kill: bool = False) -> None:
         """End one component, start it again and wait until it is healthy.
 

@@ -145,6 +145,7 @@ class WatchingAirflow:
         """Wait until something holds, and give the seconds that it took."""
         began = time.monotonic()
         while not condition():
+            self.stack.check()
             if time.monotonic() > began + seconds:
                 raise TimeoutError(f"never seen within {seconds} s: {what}")
             time.sleep(LOOK_SECONDS)
