@@ -11,7 +11,8 @@ In the order in which a model passes:
 7. `pipeline`   the verb that joins the stages; none of them knows another
 
 Beside the way: `listing` (what a listing proves about a donefile), `fetch` (the way down: a donefile's model,
-verified), `upload` (the way up), `transfer` (what both move), `steps` (the stages one at a time), `errors` (what can go
-wrong), `requests_faults` (what does over HTTP), `streams` (bytes on their way), `stopwatch` (the seconds of each stage)
-and `filesystem` (what Linux offers and Python does not).
+verified), `upload` (the way up), `transfer` (what both move), `manifest` (what is remembered of files that came, so
+that they need not come again), `steps` (the stages one at a time), `errors` (what can go wrong), `requests_faults`
+(what does over HTTP), `streams` (bytes on their way), `stopwatch` (the seconds of each stage) and `filesystem` (what
+Linux offers and Python does not).
 """

@@ -54,3 +54,8 @@ class ReloadRefused(DeliveryError):
 
 PERMANENT: tuple[type[DeliveryError], ...] = (Refused, Corrupt)
 """Faults that a retry cannot mend: the caller fails at once."""
+
+
+def is_transient(fault: BaseException) -> bool:
+    """Whether a retry may succeed with what came so far: the store was to blame, or the process was to end."""
+    return isinstance(fault, (StoreUnreachable, NotThereYet)) or not isinstance(fault, Exception)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from airflow_serving_reload.delivery import archive, transfer
+from airflow_serving_reload.delivery import archive, manifest, transfer
 from airflow_serving_reload.delivery.donefile import DonefileVersion
 from airflow_serving_reload.delivery.errors import Corrupt, DeliveryError, NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.filesystem import remove_tree
+from airflow_serving_reload.delivery.manifest import Manifest, Memory
 from airflow_serving_reload.delivery.stores.base import Store, child
+from airflow_serving_reload.delivery.streams import Readable
 
 log = logging.getLogger(__name__)
 
@@ -62,32 +65,59 @@ class Remote:
             pause = min(2 * pause, 2.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Here:
+    """What there is on this host of the models delivered before.
+
+    :param manifests: of releases that are folders of the same place in the store, the likeliest first.
+    :param live: the live release.
+    """
+
+    manifests: Sequence[Manifest] = ()
+    live: Path | None = None
+
+
+NOTHING = Here()
+
+
 def fetch(
-    remote: Remote, version: DonefileVersion, staging: Path, unpacked_filename: str | None, limits: archive.Limits
+    remote: Remote,
+    version: DonefileVersion,
+    staging: Path,
+    unpacked_filename: str | None,
+    limits: archive.Limits,
+    *,
+    here: Here = NOTHING,
 ) -> tuple[DonefileVersion, transfer.Moved, Path]:
-    """Fetch and unpack the model in one pass, until the donefile is the same after it as before."""
-    for attempt in range(FETCHES_AT_MOST):
-        folder = staging / str(attempt)
-        with transfer.saving(folder):
-            folder.mkdir()
+    """Fetch and unpack the model in one pass, until the donefile is the same after it as before.
+
+    :param staging: folder to do that in; where the model is a folder, with what came before a transfer broke off.
+    """
+    for _ in range(FETCHES_AT_MOST):
+        moved = None
         try:
             moved, model = fetch_unpacked(
                 remote.store,
                 remote.path,
                 remote.model,
-                folder,
+                staging / "model",
                 unpacked_filename=unpacked_filename,
                 limits=limits,
+                here=here,
             )
             check(moved, version, remote.describe())
         except (Corrupt, NotThereYet, Refused, StoreUnreachable) as fault:
             if _look_behind(remote, fault) == version:
-                raise
+                if not (isinstance(fault, Corrupt) and moved and moved.spared):
+                    raise
+                log.warning("%s; fetching all of it, since a part was here already", fault)
+                manifest.discard(staging / "model")
+                here = NOTHING
+                continue
         else:
             if remote.look() == version:
                 return version, moved, model
         log.info("the donefile changed while its model was fetched; fetching the newer one")
-        remove_tree(folder)
         version = remote.settled()
     raise StoreUnreachable(
         f"fetching {remote.describe()}: its donefile changed each of "
@@ -106,20 +136,40 @@ def _look_behind(remote: Remote, fault: DeliveryError) -> DonefileVersion | None
 
 
 def fetch_unpacked(
-    store: Store, path: str, name: str, folder: Path, *, unpacked_filename: str | None, limits: archive.Limits
+    store: Store,
+    path: str,
+    name: str,
+    folder: Path,
+    *,
+    unpacked_filename: str | None,
+    limits: archive.Limits,
+    here: Here = NOTHING,
 ) -> tuple[transfer.Moved, Path]:
     """Fetch a model, unpacking it while it comes.
 
-    :param folder: existing empty folder.
+    :param folder: where to; what is there is gone on with if the model is a folder, and removed if it is an archive.
+    :param here: what need not come, or be written, again.
     :return: what came, with the number of unpacked files and their bytes where it was an archive; and the model.
     """
     source = child(path, name)
     if unpacked_filename is None:
-        return transfer.receive_folder(store, source, folder), folder
-    moved, contents = transfer.receive(
-        store, source, lambda packed: archive.unpack(packed, folder, name=store.describe(source), limits=limits)
-    )
+        with transfer.saving(folder):
+            arriving = Manifest.go_on(folder, store.describe(source))
+        moved = transfer.receive_folder(store, source, Memory(arriving, here.manifests))
+        log.info("%d of %d bytes were here already", moved.spared, moved.total_bytes)
+        return moved, folder
+    with transfer.saving(folder):
+        remove_tree(folder)
+        folder.mkdir()
+    unchanged = archive.Unchanged(here.live, unpacked_filename) if here.live else None
+
+    def unpack(packed: Readable) -> archive.Contents:
+        return archive.unpack(packed, folder, name=store.describe(source), limits=limits, unchanged=unchanged)
+
+    moved, contents = transfer.receive(store, source, unpack)
     log.info("unpacked %d files, %d bytes, out of %d", contents.files, contents.total_bytes, moved.total_bytes)
+    if unchanged:
+        log.info("%d of these files, %d bytes, are those of the live release", unchanged.files, unchanged.total_bytes)
     return replace(moved, files=contents.files), archive.find_folder(folder, unpacked_filename, name)
 
 

@@ -54,6 +54,14 @@ def begin_to_sync(descriptor: int, begin: int, end: int) -> None:
         _libc.sync_file_range(descriptor, position, length, SYNC_FILE_RANGE_WRITE)
 
 
+def boot_id() -> str:
+    """Give what is another one each time the system starts; empty if it does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
 def sync_filesystem(path: Path) -> None:
     """Wait until everything written to the file system of `path` would survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

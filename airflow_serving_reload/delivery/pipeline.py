@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from airflow_serving_reload.delivery import archive, timestamp
+from airflow_serving_reload.delivery import archive, manifest, timestamp
 from airflow_serving_reload.delivery.donefile import DonefileVersion
 from airflow_serving_reload.delivery.errors import (
     DeliveryError,
@@ -18,7 +18,7 @@ from airflow_serving_reload.delivery.errors import (
     Refused,
     ReloadRefused,
 )
-from airflow_serving_reload.delivery.fetch import Remote, fetch
+from airflow_serving_reload.delivery.fetch import NOTHING, Here, Remote, fetch
 from airflow_serving_reload.delivery.release import PublishMode, Record, Releases
 from airflow_serving_reload.delivery.servers.base import Expected, Mark, ModelServer
 from airflow_serving_reload.delivery.stopwatch import Stopwatch
@@ -95,7 +95,7 @@ def deliver(
     :param unpacked_filename: folder inside the archive that is the model; None if the model is a folder in the store.
     :param temporary: folder for unfinished releases, on the file system of `local.path`.
     :param server: asked to confirm; None to trust the rename.
-    :param force: fetch and publish even what is live or was given up.
+    :param force: fetch and publish even what is live or was given up, and all of it whatever is here.
     :param limits: bounds on what an archive may unpack to.
     :param run: who delivers, for the record.
     :param watch: times the stages; None for one of its own.
@@ -113,12 +113,15 @@ def deliver(
         if live and known and _needs_nothing(live, known, server):
             return Outcome(False, live, live.release, watch.seconds)
         if known is None:
-            with releases.staging(temporary) as staging:
+            is_folder = unpacked_filename is None
+            here = NOTHING if force else _here(releases, remote, is_folder=is_folder)
+            with releases.staging(temporary, going_on=is_folder and not force) as staging:
                 with watch.stage("fetch"):
-                    version, moved, model = fetch(remote, version, staging, unpacked_filename, limits)
+                    version, moved, model = fetch(remote, version, staging, unpacked_filename, limits, here=here)
                 with watch.stage("stage"):
                     known = releases.admit(
                         model,
+                        manifest=manifest.file_of(model) if is_folder else None,
                         version=version.content.get("version"),
                         donefile=version.to_dict(),
                         source=remote.describe(),
@@ -136,6 +139,14 @@ def _known(releases: Releases, version: DonefileVersion) -> Record | None:
         if record.donefile is not None and DonefileVersion.from_dict(record.donefile) == version:
             return record
     return None
+
+
+def _here(releases: Releases, remote: Remote, *, is_folder: bool) -> Here:
+    """Tell what is on this host that the model may still have: only where that would be looked for."""
+    live = releases.live()
+    if is_folder:
+        return Here(manifests=releases.manifests(remote.describe()))
+    return Here(live=releases.path(live) if live else None)
 
 
 def _needs_nothing(live: Record, known: Record, server: ModelServer | None) -> bool:

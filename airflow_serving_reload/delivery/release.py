@@ -6,6 +6,8 @@ Under the folder of a model named `model`::
     .model.releases/
         <release>/              one complete model, never changed once it is published
         <release>.json          its record: where it came from, when it was published and confirmed
+        <release>.files         its manifest, where it was a folder in the store: what is remembered of each file,
+                                so that it is linked and not fetched again while it is the same (see `manifest`)
         .publish.lock           held while the live release changes
         .deliver.lock           held while a new release is fetched
 
@@ -31,7 +33,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from airflow_serving_reload.delivery import filesystem
-from airflow_serving_reload.delivery.errors import PublicationFailed, Refused
+from airflow_serving_reload.delivery.errors import PublicationFailed, Refused, is_transient
+from airflow_serving_reload.delivery.manifest import Manifest, file_of
 
 log = logging.getLogger(__name__)
 
@@ -140,12 +143,14 @@ class Releases:
             yield
 
     @contextmanager
-    def staging(self, temporary: Path) -> Iterator[Path]:
+    def staging(self, temporary: Path, *, going_on: bool = False) -> Iterator[Path]:
         """Give an empty folder to make a release in, which is gone afterwards unless it was admitted.
 
         What earlier deliveries left there is removed; hold `delivering` meanwhile.
 
         :param temporary: folder on the same file system; made if absent.
+        :param going_on: give what a delivery left there that had this set too, and was killed or ended by a fault that
+            a retry may mend; and leave it to the next one after such an end. There is never more than one.
         :raises Refused: it is on another file system, from where nothing can be renamed.
         """
         place = hashlib.sha256(os.fsencode(self.model.absolute())).hexdigest()[:8]
@@ -158,21 +163,27 @@ class Releases:
                     f"staging a release in {temporary}: it is on another file system than {self._folder}; "
                     "choose a local_tmp_path on the same one"
                 )
+            folder = temporary / (f"{prefix}{'arriving' if going_on else secrets.token_hex(4)}")
             for leftover in temporary.glob(f"{glob.escape(prefix)}*"):
-                log.info("removing %s, which a delivery that was killed left", leftover)
-                filesystem.remove_tree(leftover)
-            folder = temporary / f"{prefix}{secrets.token_hex(4)}"
-            folder.mkdir()
+                if leftover != folder or leftover.is_symlink():
+                    log.info("removing %s, which an earlier delivery left", leftover)
+                    filesystem.remove_tree(leftover)
+            folder.mkdir(exist_ok=going_on)
         try:
             yield folder
-        finally:
+        except BaseException as fault:
+            if not (going_on and is_transient(fault)):
+                filesystem.remove_tree(folder)
+            raise
+        else:
             filesystem.remove_tree(folder)
 
-    def admit(self, staged: Path, *, version: object = None, **facts: Any) -> Record:
+    def admit(self, staged: Path, *, version: object = None, manifest: Path | None = None, **facts: Any) -> Record:
         """Take a complete model in as a release; it is not live yet. Hold `delivering`, but not `publishing`.
 
         :param staged: its folder, on the same file system; it is moved.
         :param version: what training calls it; becomes part of the release's name.
+        :param manifest: file with what is remembered of its files; it is moved too.
         :param facts: fields of its `Record`.
         :raises Refused: it holds no file.
         :raises PublicationFailed: the host did not let it.
@@ -189,6 +200,8 @@ class Releases:
             moment = self._now()
             record = Record(release=_name_at(moment, version), origin="delivered", created=moment, **facts)
             self._write(record)
+            if manifest:
+                manifest.rename(file_of(self.path(record)))
             staged.rename(self.path(record))
             filesystem.sync_folder(self._folder)
         return record
@@ -196,6 +209,12 @@ class Releases:
     def path(self, record: Record) -> Path:
         """Give the folder of a release."""
         return self._folder / record.release
+
+    def manifests(self, source: str) -> list[Manifest]:
+        """Give the manifests of all releases that came from a place, that of the live one first."""
+        live = self.live()
+        records = sorted(self.history(), key=lambda record: record != live)
+        return [Manifest.read(self.path(record), source) for record in records]
 
     def remember(self, record: Record, **changes: Any) -> Record:
         """Write the record of a release, with some fields changed.
@@ -298,6 +317,7 @@ class Releases:
             try:
                 self.path(record).rename(doomed)
                 filesystem.remove_tree(doomed)
+                file_of(self.path(record)).unlink(missing_ok=True)
                 (self._folder / f"{record.release}.json").unlink()
             except OSError as error:
                 log.warning("the old release %s could not be removed: %s", record.release, error)
@@ -415,8 +435,8 @@ class Releases:
             stamped = (self.timestamp_file, *map(self.timestamp_file_of, self.history()))
             for replaced in (self.model, *stamped):
                 filesystem.remove_temporaries(replaced)
-            for file in self._folder.glob("[!.]*.json"):
-                if not file.with_suffix("").is_dir():
+            for file in (*self._folder.glob("[!.]*.json"), *self._folder.glob("[!.]*.files")):
+                if file.is_file() and not file.with_suffix("").is_dir():
                     file.unlink()
             state = self._in_place()
             if "publishing" in state:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airflow_serving_reload.delivery import archive, pipeline, timestamp, transfer
+from airflow_serving_reload.delivery import archive, manifest, pipeline, timestamp, transfer
 from airflow_serving_reload.delivery.donefile import DonefileVersion
-from airflow_serving_reload.delivery.errors import Refused
+from airflow_serving_reload.delivery.errors import Corrupt, Refused
 from airflow_serving_reload.delivery.fetch import check
 from airflow_serving_reload.delivery.filesystem import read_json, remove_tree, replace_json
+from airflow_serving_reload.delivery.manifest import Manifest, Memory
 from airflow_serving_reload.delivery.stores.base import Store, child
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ class _Origin:
 def download(store: Store, path: str, model: str, folder: Path, *, announced: DonefileVersion | None = None) -> Path:
     """Fetch a model as it is in the store, an archive or a folder.
 
+    After a fault that a retry may mend, what came stays beside it, hidden, and the next one goes on with that as far
+    as the store proves that it is the same still.
+
     :param path: folder in the store.
     :param folder: where to put it on this host, under its own name; an older one there is replaced.
     :param announced: the donefile version that led here; what it promises is checked, and if its donefile changed
@@ -48,18 +52,27 @@ def download(store: Store, path: str, model: str, folder: Path, *, announced: Do
     """
     target = folder / Path(model).name
     arriving = target.with_name(f".{target.name}.arriving")
-    while True:
-        remove_tree(arriving)
-        moved = _bring(store, child(path, model), arriving)
-        newer = store.donefile(announced.path) if announced and announced.path else announced
-        if newer is None or newer == announced:
+    with manifest.removing_unless_transient(arriving):
+        while True:
+            came, moved = _bring(store, child(path, model), arriving)
+            newer = store.donefile(announced.path) if announced and announced.path else announced
+            if newer is not None and newer != announced:
+                log.info("the donefile changed while its model was fetched; fetching the newer one")
+                announced = newer
+                continue
+            try:
+                if announced:
+                    check(moved, announced, store.describe(child(path, model)))
+            except Corrupt as fault:
+                if not moved.spared:
+                    raise
+                log.warning("%s; fetching all of it, since a part was here already", fault)
+                manifest.discard(arriving)
+                continue
             break
-        log.info("the donefile changed while its model was fetched; fetching the newer one")
-        announced = newer
-    if announced:
-        check(moved, announced, store.describe(child(path, model)))
     remove_tree(target)
-    arriving.rename(target)
+    came.rename(target)
+    manifest.discard(arriving)
     _note(
         target,
         _Origin(
@@ -73,11 +86,14 @@ def download(store: Store, path: str, model: str, folder: Path, *, announced: Do
     return target
 
 
-def _bring(store: Store, source: str, target: Path) -> transfer.Moved:
+def _bring(store: Store, source: str, arriving: Path) -> tuple[Path, transfer.Moved]:
+    """Fetch an archive or a folder, and give where it is: a file is one of a folder too as long as it arrives."""
+    with transfer.saving(arriving):
+        memory = Memory(Manifest.go_on(arriving, store.describe(source)))
     if archive.is_archive_name(source) or store.list(source) is None:
-        return transfer.receive_file(store, source, target)
-    target.mkdir(parents=True)
-    return transfer.receive_folder(store, source, target)
+        name = source.rpartition("/")[2]
+        return arriving / name, transfer.receive_file(store, source, name, memory)
+    return arriving, transfer.receive_folder(store, source, memory)
 
 
 def unpack(packed: Path, unpacked_filename: str, limits: archive.Limits = archive.DEFAULT_LIMITS) -> Path:

@@ -98,6 +98,12 @@ class Digesting(Counting):
         self._progress.add(len(data))
         return data
 
+    def begin_with(self, file: Readable, size: int) -> None:
+        """Take the first bytes from elsewhere, where they are already."""
+        while self.count < size and (data := file.read(min(size - self.count, CHUNK))):
+            self.count += len(data)
+            self._sha256.update(data)
+
     def sha256(self) -> str:
         """Give the digest of what has passed, as lower-case hexadecimal digits."""
         return self._sha256.hexdigest()

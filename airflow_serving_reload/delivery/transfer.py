@@ -7,17 +7,19 @@ leading `./` left out.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from airflow_serving_reload.delivery.errors import PublicationFailed, Refused
-from airflow_serving_reload.delivery.stores.base import Store, child
+from airflow_serving_reload.delivery.manifest import Memory, OnHost, Remembered
+from airflow_serving_reload.delivery.stores.base import FileFacts, Store, child
 from airflow_serving_reload.delivery.streams import CHUNK, Digesting, Progress, Readable
 
 Result = TypeVar("Result")
@@ -25,11 +27,18 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What was moved: bytes in all, their digest, and in how many files."""
+    """What was moved.
+
+    :param total_bytes: bytes in all.
+    :param sha256: their digest.
+    :param files: in how many files.
+    :param spared: bytes of them that were here before.
+    """
 
     total_bytes: int
     sha256: str
     files: int = 1
+    spared: int = field(default=0, compare=False)
 
 
 def receive(
@@ -48,28 +57,56 @@ def receive(
     return Moved(source.count, source.sha256()), result
 
 
-def receive_file(store: Store, path: str, target: Path, progress: Progress | None = None) -> Moved:
-    """Bring a file over; it appears under its name only when it is whole.
+def receive_file(store: Store, source: str, name: str, memory: Memory, progress: Progress | None = None) -> Moved:
+    """Bring a file over, unless it is here; what came of it before a transfer broke off does not come again.
 
+    :param name: of the file in the folder that comes.
     :param progress: told of the bytes; None for one of this file alone.
     :raises PublicationFailed: the host could not write it.
     """
-
-    def save(source: Readable) -> None:
-        with saving(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                shutil.copyfileobj(source, file, CHUNK)
-
-    partial = target.with_name(f"{target.name}.part")
-    try:
-        moved, _ = receive(store, path, save, progress)
+    manifest, target = memory.arriving, memory.arriving.folder / name
+    with saving(target):
+        known = memory.find(name, lambda: store.stat(source))
+    if known and known.sha256:
+        return Moved(known.on_host.size, known.sha256, spared=known.on_host.size)
+    partial = _part_of(target)
+    expected = manifest.begun(name, partial)
+    if expected and not expected.proves_same_file(store.stat(source)):
+        expected = None
+    length = partial.stat().st_size if expected else 0
+    start = length if length < ((expected and expected.size) or 0) else 0
+    with store.open(source, start=start, expected=expected if start else None) as remote:
+        digesting = Digesting(remote, progress or Progress(f"fetching {store.describe(source)}", remote.facts.size))
+        with saving(target), _opened_part(partial, anew=not remote.start) as file:
+            if (remote.facts.size or 0) > CHUNK:
+                manifest.note(name, _remembered(remote.facts, partial))
+            digesting.begin_with(file, remote.start)
+            shutil.copyfileobj(digesting, file, CHUNK)
+        moved = Moved(digesting.count, digesting.sha256(), spared=remote.start)
         with saving(target):
             partial.replace(target)
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+            manifest.note(name, _remembered(remote.facts, target, moved.sha256))
     return moved
+
+
+def _part_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part")
+
+
+def _opened_part(partial: Path, *, anew: bool) -> BinaryIO:
+    """Open what is here of a file; never to append, so that two processes that go on with it write the same bytes."""
+    if not anew:
+        return partial.open("r+b")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.unlink(missing_ok=True)
+    return partial.open("x+b")
+
+
+def _remembered(facts: FileFacts, file: Path, sha256: str | None = None) -> Remembered:
+    on_host = OnHost.of(file)
+    if on_host is None:
+        raise FileNotFoundError(errno.ENOENT, "something else removed it", str(file))
+    return Remembered(facts, on_host, sha256)
 
 
 @contextmanager
@@ -84,10 +121,10 @@ def saving(target: Path) -> Iterator[None]:
         raise PublicationFailed(f"saving {target}: {error.strerror}; make room for it") from error
 
 
-def receive_folder(store: Store, path: str, target: Path) -> Moved:
-    """Bring a folder over, file by file.
+def receive_folder(store: Store, path: str, memory: Memory) -> Moved:
+    """Bring a folder over, file by file, but for the files that are here.
 
-    :param target: existing empty folder.
+    :param memory: what is here; it knows where the folder goes.
     :raises Refused: the path is a file.
     """
     if store.list(path) is None:
@@ -96,7 +133,12 @@ def receive_folder(store: Store, path: str, target: Path) -> Moved:
             "('.' for its top) if it is an archive, or name a folder"
         )
     progress = Progress(f"fetching {store.describe(path)}")
-    moved = {name: receive_file(store, child(path, name), target / name, progress) for name in store.walk(path)}
+    names = {name: child(path, name) for name in store.walk(path)}
+    with saving(memory.arriving.folder):
+        memory.arriving.remove_all_but(names, parts=True)
+    moved = {name: receive_file(store, source, name, memory, progress) for name, source in names.items()}
+    with saving(memory.arriving.folder):
+        memory.arriving.remove_all_but(names, parts=False)
     return _together(moved.items())
 
 
@@ -145,4 +187,5 @@ def _together(moved: Iterable[tuple[str, Moved]]) -> Moved:
     ordered = sorted(moved, key=lambda item: os.fsencode(item[0]))
     listing = "".join(f"{file.sha256}  {name}\n" for name, file in ordered)
     digest = hashlib.sha256(os.fsencode(listing)).hexdigest()
-    return Moved(sum(file.total_bytes for _, file in ordered), digest, len(ordered))
+    spared = sum(file.spared for _, file in ordered)
+    return Moved(sum(file.total_bytes for _, file in ordered), digest, len(ordered), spared)

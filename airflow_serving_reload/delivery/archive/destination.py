@@ -14,6 +14,7 @@ from airflow_serving_reload.delivery.errors import Refused
 from airflow_serving_reload.delivery.filesystem import begin_to_sync
 
 if TYPE_CHECKING:
+    from airflow_serving_reload.delivery.archive.unchanged import Twin, Unchanged
     from airflow_serving_reload.delivery.streams import Counting
 
 Made = TypeVar("Made")
@@ -56,6 +57,9 @@ LEADS_AWAY = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
 CONTROL = re.compile(r"[\0-\x1f]")
 """Finds control characters."""
 
+NONE = -1
+"""No descriptor of a file."""
+
 
 class Destination:
     """The folder that an archive unpacks into: every write passes the checks made here.
@@ -64,9 +68,12 @@ class Destination:
     :param archive: what to call the archive in messages.
     :param limits: bounds that protect the host.
     :param packed: counts the packed bytes that have come so far.
+    :param unchanged: what members may be the same as, and are then linked to; None to write all of them.
     """
 
-    def __init__(self, folder: Path, archive: str, limits: Limits, packed: Counting) -> None:
+    def __init__(
+        self, folder: Path, archive: str, limits: Limits, packed: Counting, unchanged: Unchanged | None = None
+    ) -> None:
         self.archive = archive
         self.files = 0
         self.total_bytes = 0
@@ -74,6 +81,7 @@ class Destination:
         self._folder = folder
         self._limits = limits
         self._packed = packed
+        self._unchanged = unchanged
         self._members = 0
         self._symlinks: dict[str, str] = {}
 
@@ -96,7 +104,12 @@ class Destination:
         path = self._path(member)
         self._account(member, size)
         permissions = 0o777 if executable else 0o666
-        descriptor = self._make(member, path, lambda: os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions))
+
+        def create() -> int:
+            return self._make(member, path, lambda: os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions))
+
+        twin = self._twin(path, size, executable=executable)
+        descriptor = NONE if twin else create()
         self.files += 1
         written = synced = 0
         try:
@@ -105,12 +118,28 @@ class Destination:
                 self._account(member, max(0, written + len(chunk) - max(size, written)))
                 written += len(chunk)
                 self._compare_with_packed(member, len(chunk))
+                if twin and descriptor == NONE:
+                    if twin.goes_on_with(chunk):
+                        continue
+                    descriptor = create()
+                    twin.copy_to(descriptor)
                 _write_all(descriptor, chunk)
                 if written - synced >= SYNC_EACH:
                     begin_to_sync(descriptor, synced, written)
                     synced = written
+            if twin and descriptor == NONE and not self._make(member, path, lambda: twin.link(path)):
+                descriptor = create()
+                twin.copy_to(descriptor)
         finally:
-            os.close(descriptor)
+            if twin:
+                twin.close()
+            if descriptor != NONE:
+                os.close(descriptor)
+
+    def _twin(self, path: str, size: int, *, executable: bool) -> Twin | None:
+        if self._unchanged is None:
+            return None
+        return self._unchanged.twin(path.removeprefix(f"{self._folder}/"), size, executable=executable)
 
     def add_hard_link(self, member: str, target: str) -> None:
         """Make a further name for a file that was made before."""

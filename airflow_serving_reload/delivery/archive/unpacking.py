@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from airflow_serving_reload.delivery.archive import compression
 from airflow_serving_reload.delivery.archive.destination import DEFAULT_LIMITS, Destination, Limits
 from airflow_serving_reload.delivery.archive.tar import looks_like_tar, untar
+from airflow_serving_reload.delivery.archive.unchanged import Unchanged
 from airflow_serving_reload.delivery.errors import Corrupt, PublicationFailed, Refused
 from airflow_serving_reload.delivery.streams import Counting, Readable, read_ahead
 
@@ -37,7 +38,14 @@ class Contents:
     total_bytes: int
 
 
-def unpack(source: Readable, folder: Path, *, name: str, limits: Limits = DEFAULT_LIMITS) -> Contents:
+def unpack(
+    source: Readable,
+    folder: Path,
+    *,
+    name: str,
+    limits: Limits = DEFAULT_LIMITS,
+    unchanged: Unchanged | None = None,
+) -> Contents:
     """Unpack an archive while it comes, reading it to its end.
 
     Its format is told from its first bytes: tar, plain or compressed by gzip, bzip2, xz or Zstandard, or zip.
@@ -47,13 +55,14 @@ def unpack(source: Readable, folder: Path, *, name: str, limits: Limits = DEFAUL
     :param folder: existing empty folder on this host, the only place that is written to.
     :param name: what to call the archive in messages.
     :param limits: bounds that protect the host.
+    :param unchanged: an earlier release; members that are the same as its files are linked to them.
     :raises Refused: it holds something that a model has no business to hold, or is no archive.
     :raises Corrupt: it is damaged or ends too soon.
     """
     try:
         with read_ahead(source) as packed:
             counted = Counting(packed)
-            destination = Destination(folder, name, limits, counted)
+            destination = Destination(folder, name, limits, counted, unchanged)
             _unpack(counted, destination)
             counted.drain()
         destination.finish()

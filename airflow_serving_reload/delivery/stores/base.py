@@ -198,12 +198,13 @@ class Store(ABC):
         )
 
     @contextmanager
-    def open(self, path: str) -> Iterator[RemoteFile]:
-        """Open a file for one complete read from its beginning.
+    def open(self, path: str, *, start: int = 0, expected: FileFacts | None = None) -> Iterator[RemoteFile]:
+        """Open a file for one complete read.
 
+        :param start: its first byte that is wanted, if it is surely the file of the facts `expected`; else the first.
         :raises NotThereYet: there is no such file.
         """
-        with ParallelFile(self, path) as file:
+        with ParallelFile(self, path, start=start, expected=expected) as file:
             yield file
 
     def list(self, folder: str) -> Sequence[Entry] | None:

@@ -54,12 +54,12 @@ class Parallel:
 class ParallelFile(RemoteFile):
     """A file of a store, read once from beginning to end, by several connections once it is known to come slowly."""
 
-    def __init__(self, store: Store, path: str) -> None:
-        super().__init__(store, path)
+    def __init__(self, store: Store, path: str, *, start: int = 0, expected: FileFacts | None = None) -> None:
+        super().__init__(store, path, start=start, expected=expected)
         self._parts: _Parts | None = None
         self._in_parts = False
         self._waited = 0.0
-        self._mark = store.parallel.part_bytes if self._is_provable() else sys.maxsize
+        self._mark = self.start + store.parallel.part_bytes if self._is_provable() else sys.maxsize
         """Where the single stream is looked at next."""
 
     def close(self) -> None:

@@ -42,19 +42,33 @@ class RemoteFile:
     :param store: the store that has it.
     :param path: its path there.
     :param part: the bytes that are wanted; None for all of the file as it is now.
+    :param start: of all of the file, the first byte that is wanted, if this is surely the file of the facts `expected`.
+    :ivar start: the first byte that is given: the one that was wanted, or else that at the beginning.
     :raises StoreUnreachable: the store does not prove that the part belongs to the file.
     """
 
-    def __init__(self, store: Store, path: str, part: Part | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        path: str,
+        part: Part | None = None,
+        *,
+        start: int = 0,
+        expected: FileFacts | None = None,
+    ) -> None:
         self._store = store
         self._path = path
         self._part = part
         self._stack = ExitStack()
-        self._position = part.first if part else 0
+        self._position = part.first if part else start
         self._skip = 0
         self._attempt = 0
         self._fault: DeliveryError | None = None
-        opened = self._reopen(part.facts if part else None)
+        opened = self._reopen(part.facts if part else expected)
+        if start and not (expected and expected.proves_same_file(opened.facts) and self._skip >= 0):
+            self._position = 0
+            opened = self._reopen(None)
+        self.start = self._position
         self.facts = part.facts if part else opened.facts
         self._end = part.end if part else self.facts.size
         if part and not self._is_same(opened):
