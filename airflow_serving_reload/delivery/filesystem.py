@@ -54,6 +54,11 @@ def begin_to_sync(descriptor: int, begin: int, end: int) -> None:
         _libc.sync_file_range(descriptor, position, length, SYNC_FILE_RANGE_WRITE)
 
 
+def beside(path: Path, ending: str) -> Path:
+    """Give the path beside another one that is named like it, with an ending more."""
+    return path.with_name(f"{path.name}.{ending}")
+
+
 def boot_id() -> str:
     """Give what is another one each time the system starts; empty if it does not tell."""
     try:

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from airflow_serving_reload.delivery.errors import is_transient
-from airflow_serving_reload.delivery.filesystem import boot_id, remove_tree
+from airflow_serving_reload.delivery.filesystem import beside, boot_id, remove_tree
 from airflow_serving_reload.delivery.stores.base import FileFacts
 
 log = logging.getLogger(__name__)
+
+ENDING = "files"
 
 
 class OnHost(NamedTuple):
@@ -177,7 +179,7 @@ def removing_unless_transient(folder: Path) -> Iterator[None]:
 
 def file_of(folder: Path) -> Path:
     """Give where the manifest of a folder is."""
-    return folder.with_name(f"{folder.name}.files")
+    return beside(folder, ENDING)
 
 
 def discard(folder: Path) -> None:

@@ -143,9 +143,10 @@ def _known(releases: Releases, version: DonefileVersion) -> Record | None:
 
 def _here(releases: Releases, remote: Remote, *, is_folder: bool) -> Here:
     """Tell what is on this host that the model may still have: only where that would be looked for."""
-    live = releases.live()
+    live, source = releases.live(), remote.describe()
     if is_folder:
-        return Here(manifests=releases.manifests(remote.describe()))
+        records = sorted(releases.history(), key=lambda record: record != live)
+        return Here(manifests=[manifest.Manifest.read(releases.path(record), source) for record in records])
     return Here(live=releases.path(live) if live else None)
 
 

@@ -34,7 +34,6 @@ from typing import Any, Literal, Self
 
 from airflow_serving_reload.delivery import filesystem
 from airflow_serving_reload.delivery.errors import PublicationFailed, Refused, is_transient
-from airflow_serving_reload.delivery.manifest import Manifest, file_of
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +200,7 @@ class Releases:
             record = Record(release=_name_at(moment, version), origin="delivered", created=moment, **facts)
             self._write(record)
             if manifest:
-                manifest.rename(file_of(self.path(record)))
+                manifest.rename(self._manifest(record))
             staged.rename(self.path(record))
             filesystem.sync_folder(self._folder)
         return record
@@ -210,11 +209,8 @@ class Releases:
         """Give the folder of a release."""
         return self._folder / record.release
 
-    def manifests(self, source: str) -> list[Manifest]:
-        """Give the manifests of all releases that came from a place, that of the live one first."""
-        live = self.live()
-        records = sorted(self.history(), key=lambda record: record != live)
-        return [Manifest.read(self.path(record), source) for record in records]
+    def _manifest(self, record: Record) -> Path:
+        return filesystem.beside(self.path(record), "files")
 
     def remember(self, record: Record, **changes: Any) -> Record:
         """Write the record of a release, with some fields changed.
@@ -317,7 +313,7 @@ class Releases:
             try:
                 self.path(record).rename(doomed)
                 filesystem.remove_tree(doomed)
-                file_of(self.path(record)).unlink(missing_ok=True)
+                self._manifest(record).unlink(missing_ok=True)
                 (self._folder / f"{record.release}.json").unlink()
             except OSError as error:
                 log.warning("the old release %s could not be removed: %s", record.release, error)

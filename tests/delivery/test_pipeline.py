@@ -9,6 +9,7 @@ import json
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,15 +36,17 @@ from airflow_serving_reload.delivery.release import Record, Releases
 from airflow_serving_reload.delivery.servers.base import Expected, Look
 from airflow_serving_reload.delivery.stores.base import FileFacts, Opened, RemoteFile
 from airflow_serving_reload.delivery.stores.fs import FileSystemStore
-from airflow_serving_reload.delivery.streams import Readable
+from airflow_serving_reload.delivery.streams import CHUNK, Readable
 
 from .models import (
+    AN_HOUR_NS,
     SECOND_NS,
     TIMESTAMP,
     Host,
     Server,
     Training,
     contents,
+    set_time,
     version_in,
     write_model,
 )
@@ -243,14 +246,14 @@ class Meanwhile(FileSystemStore):
         self._happens = happens
         self.fetches = 0
 
-    def open(self, path: str) -> Any:
+    def open(self, path: str, **options: Any) -> Any:
         """Open a file, and let it happen if it is the model."""
         if not path.endswith("donefile"):
             self.fetches += 1
-            opened = RemoteFile(self, path)
+            opened = RemoteFile(self, path, **options)
             self._happens(self.fetches)
             return opened
-        return super().open(path)
+        return super().open(path, **options)
 
 
 def _meanwhile(training: Training, happens: Callable[[int], None]) -> Meanwhile:
@@ -881,3 +884,167 @@ def test_threads_at_once(training: Training, host: Host) -> None:
         thread.join()
     assert sorted(outcome.changed for outcome in outcomes) == [False] * 4 + [True]
     assert len(host.releases.history()) == 2
+
+
+@pytest.fixture
+def folders(memory_path: Path) -> Training:
+    """Give a store with a folder model of version v1, whose files are long past, and no more to upload."""
+    training = Training(memory_path, "model")
+    training.upload("v1")
+    (training.packed / "same").write_bytes(b"same" * CHUNK)
+    _announce(training)
+    return training
+
+
+def _announce(training: Training) -> None:
+    """Announce what is in the store by a donefile that promises its digest, all of it from an hour ago."""
+    for path in (path for path in training.packed.rglob("*") if path.stat().st_mtime_ns > time.time_ns() - AN_HOUR_NS):
+        set_time(path, ahead_ns=-AN_HOUR_NS)
+    names = sorted(path.name for path in training.packed.iterdir())
+    digests = {name: hashlib.sha256((training.packed / name).read_bytes()).hexdigest() for name in names}
+    listing = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+    training.donefile.write_text(json.dumps({"sha256": hashlib.sha256(listing.encode()).hexdigest()}))
+
+
+def _fetched(training: Training, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Collect the names of the files that are fetched from now on."""
+    names: list[str] = []
+    opened = training.store._open
+
+    def note(path: str, offset: int, expected: FileFacts | None) -> Any:
+        if not path.endswith("donefile"):
+            names.append(f"{Path(path).name} from {offset}" if offset else Path(path).name)
+        return opened(path, offset, expected)
+
+    monkeypatch.setattr(training.store, "_open", note)
+    return names
+
+
+def test_a_folder_model_that_is_nearly_the_same(folders: Training, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what changed of a folder is fetched; the rest is linked to a release, which may be removed then."""
+    first = bring(folders, host, unpacked_filename=None)
+    (folders.packed / "a").write_text("v2")
+    _announce(folders)
+    fetched = _fetched(folders, monkeypatch)
+    second = bring(folders, host, unpacked_filename=None)
+    assert fetched == ["a"]
+    old, new = (host.releases.path(outcome.record) for outcome in (first, second))
+    assert (new / "same").samefile(old / "same")
+    assert (old / "a").read_text() == "v1"
+    assert (second.record.files, second.record.total_bytes) == (4, first.record.total_bytes)
+    before = contents(host.model)
+    for version in ("v3", "v4", "v5"):
+        (folders.packed / "a").write_text(version)
+        _announce(folders)
+        bring(folders, replace_local(host, keep_releases=2), unpacked_filename=None)
+    assert fetched == ["a"] * 4
+    assert not old.exists()
+    assert not new.exists()
+    assert contents(host.model).keys() == before.keys()
+    assert (host.model / "same").read_bytes() == b"same" * CHUNK
+    kept = [record.release for record in host.releases.history()]
+    manifests = {path.stem for path in (host.folder / ".model.releases").glob("*.files")}
+    assert manifests == set(kept)
+
+
+def replace_local(host: Host, **changes: Any) -> Host:
+    """Give a host with other settings."""
+    host.local = replace(host.local, **changes)
+    return host
+
+
+def test_force_fetches_all_of_a_folder(folders: Training, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a delivery is forced, nothing is taken from this host."""
+    bring(folders, host, unpacked_filename=None)
+    fetched = _fetched(folders, monkeypatch)
+    bring(folders, host, unpacked_filename=None, force=True)
+    assert sorted(fetched) == ["a", "b", "only-v1", "same"]
+    assert (host.model / "same").stat().st_nlink == 1
+
+
+def test_a_store_that_hides_a_change(folders: Training, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a file changes and the store says that it did not, the donefile's digest has all of it fetched anew."""
+    bring(folders, host, unpacked_filename=None)
+    same = folders.packed / "same"
+    status = same.stat()
+    same.write_bytes(b"else" * CHUNK)
+    os.utime(same, ns=(status.st_atime_ns, status.st_mtime_ns))
+    _announce(folders)
+    fetched = _fetched(folders, monkeypatch)
+    bring(folders, host, unpacked_filename=None)
+    assert sorted(fetched) == ["a", "b", "only-v1", "same"]
+    assert same.read_bytes() == (host.model / "same").read_bytes()
+
+
+def _breaking_off(training: Training, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the store break off behind so many bytes of the file `same`, and not come back."""
+    opened = training.store._open
+
+    @contextmanager
+    def leak(path: str, offset: int, expected: FileFacts | None) -> Iterator[Opened]:
+        with opened(path, offset, expected) as found:
+            yield Opened(found.facts, io.BytesIO(found.reader.read(after)), offset) if path.endswith("same") else found
+
+    monkeypatch.setattr(training.store, "_open", leak)
+    monkeypatch.setattr(training.store, "resume_pauses", ())
+
+
+def test_a_retry_of_a_folder_model(folders: Training, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a transfer that broke off, the next delivery goes on in the middle of the file, and leaves nothing."""
+    with monkeypatch.context() as patch:
+        _breaking_off(folders, CHUNK + 5, patch)
+        with pytest.raises(StoreUnreachable):
+            bring(folders, host, unpacked_filename=None)
+    assert len(list(host.temporary.iterdir())) == 1
+    fetched = _fetched(folders, monkeypatch)
+    bring(folders, host, unpacked_filename=None)
+    assert fetched == [f"same from {CHUNK + 5}"]
+    assert (host.model / "same").read_bytes() == b"same" * CHUNK
+    assert list(host.temporary.iterdir()) == []
+
+
+def test_what_a_retry_leaves(folders: Training, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a delivery breaks off, one folder is left, and none by one that a retry would not mend."""
+    with monkeypatch.context() as patch:
+        _breaking_off(folders, CHUNK, patch)
+        for _ in range(3):
+            with pytest.raises(StoreUnreachable):
+                bring(folders, host, unpacked_filename=None)
+        assert len(list(host.temporary.iterdir())) == 1
+    folders.donefile.write_text(json.dumps({"sha256": "00"}))
+    with pytest.raises(Corrupt):
+        bring(folders, host, unpacked_filename=None)
+    assert list(host.temporary.iterdir()) == []
+
+
+def test_an_archive_that_breaks_off_leaves_nothing(
+    training: Training, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an archive that is unpacked while it comes nothing is kept that could be gone on with."""
+    training.upload("v1")
+
+    @contextmanager
+    def leak(_path: str, _offset: int, _expected: FileFacts | None) -> Iterator[Opened]:
+        yield Opened(FileFacts(size=1000, mtime_ns=1), io.BytesIO(), 0)
+
+    opened = training.store._open
+    monkeypatch.setattr(
+        training.store, "_open", lambda path, *rest: (opened if path.endswith("donefile") else leak)(path, *rest)
+    )
+    monkeypatch.setattr(training.store, "resume_pauses", ())
+    state = State(host)
+    with pytest.raises(StoreUnreachable):
+        bring(training, host)
+    assert state.is_unchanged()
+
+
+def test_an_archive_that_is_nearly_the_same(training: Training, host: Host) -> None:
+    """Members that are the same as in the live release are linked to it, and not where a delivery is forced."""
+    training.drop(tar(file("m/a", b"v1"), file("m/same", b"same" * CHUNK)))
+    first = host.releases.path(bring(training, host).record)
+    training.drop(tar(file("m/a", b"v2"), file("m/same", b"same" * CHUNK)), b"second")
+    second = host.releases.path(bring(training, host).record)
+    assert (second / "same").samefile(first / "same")
+    assert ((first / "a").read_bytes(), (second / "a").read_bytes()) == (b"v1", b"v2")
+    bring(training, host, force=True)
+    assert not (host.model / "same").samefile(first / "same")

@@ -10,6 +10,7 @@ import pytest
 
 from airflow_serving_reload.delivery import transfer
 from airflow_serving_reload.delivery.errors import Corrupt, NotThereYet, PublicationFailed, Refused
+from airflow_serving_reload.delivery.manifest import Manifest, Memory
 from airflow_serving_reload.delivery.stores.base import FileFacts
 from airflow_serving_reload.delivery.stores.fs import FileSystemStore
 from airflow_serving_reload.delivery.streams import Readable
@@ -37,6 +38,11 @@ def store(tmp_path: Path) -> FileSystemStore:
     return FileSystemStore(tmp_path / "store")
 
 
+def memory(folder: Path) -> Memory:
+    """Remember nothing but what came into a folder before."""
+    return Memory(Manifest.go_on(folder, "the store"))
+
+
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -44,8 +50,7 @@ def _sha256(data: bytes) -> str:
 def test_a_folder_there_and_back(model: Path, store: FileSystemStore, tmp_path: Path) -> None:
     """A folder arrives as it was sent, and both ways tell the same bytes, files and digest."""
     sent = transfer.send_folder(store, "/m", model)
-    (tmp_path / "back").mkdir()
-    received = transfer.receive_folder(store, "/m", tmp_path / "back")
+    received = transfer.receive_folder(store, "/m", memory(tmp_path / "back"))
     assert contents(tmp_path / "back") == contents(model) == contents(tmp_path / "store" / "m")
     assert sent == received
     assert (sent.files, sent.total_bytes) == (len(FILES), 70_003)
@@ -81,7 +86,7 @@ def test_a_folder_that_is_a_file(store: FileSystemStore, tmp_path: Path) -> None
     """An archive that is fetched as a folder is refused with the option that is missing."""
     (tmp_path / "store" / "m.tar").touch()
     with pytest.raises(Refused, match=r"m\.tar: it is a file; set unpacked_filename"):
-        transfer.receive_folder(store, "/m.tar", tmp_path)
+        transfer.receive_folder(store, "/m.tar", memory(tmp_path / "host"))
 
 
 def test_a_file_there_and_back(store: FileSystemStore, tmp_path: Path) -> None:
@@ -90,9 +95,9 @@ def test_a_file_there_and_back(store: FileSystemStore, tmp_path: Path) -> None:
         file.write(FILES["a"])
         file.seek(0)
         sent = transfer.send(store, "/f", file)
-    target = tmp_path / "new" / "folder" / "f"
-    assert sent == transfer.receive_file(store, "/f", target) == Moved(70_000, _sha256(FILES["a"]))
-    assert target.read_bytes() == FILES["a"]
+    received = transfer.receive_file(store, "/f", "folder/f", memory(tmp_path / "new"))
+    assert sent == received == Moved(70_000, _sha256(FILES["a"]))
+    assert (tmp_path / "new" / "folder" / "f").read_bytes() == FILES["a"]
 
 
 def test_what_is_not_consumed_is_read_all_the_same(store: FileSystemStore, tmp_path: Path) -> None:
@@ -110,33 +115,34 @@ class _Longer(FileSystemStore):
 
 
 def test_a_file_that_does_not_come_whole(store: FileSystemStore, tmp_path: Path) -> None:
-    """A file that breaks off, or is another than was announced, leaves the older one and nothing beside it."""
+    """A file that breaks off, or is another than was announced, leaves the older one."""
+    here = memory(tmp_path / "host")
     target = tmp_path / "host" / "f"
-    target.parent.mkdir()
     target.write_text("older")
     (tmp_path / "store" / "f").write_bytes(FILES["a"])
     with pytest.raises(Corrupt, match="more than the 69999 bytes that the store announced"):
-        transfer.receive_file(_Longer(tmp_path / "store"), "/f", target)
+        transfer.receive_file(_Longer(tmp_path / "store"), "/f", "f", here)
     with pytest.raises(NotThereYet):
-        transfer.receive_file(store, "/absent", target)
-    assert contents(target.parent) == {"f": ("file", b"older", False)}
+        transfer.receive_file(store, "/absent", "f", here)
+    assert target.read_text() == "older"
 
 
 def test_a_host_that_cannot_save(store: FileSystemStore, tmp_path: Path) -> None:
     """A host without room is told from a store that fails."""
     (tmp_path / "store" / "f").touch()
-    (tmp_path / "file").touch()
+    here = memory(tmp_path / "host")
+    (tmp_path / "host" / "file").touch()
     with pytest.raises(PublicationFailed, match=r"saving .*/file/f: (Not a directory|File exists); make room"):
-        transfer.receive_file(store, "/f", tmp_path / "file" / "f")
+        transfer.receive_file(store, "/f", "file/f", here)
 
 
 def test_names_that_a_store_invents(store: FileSystemStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that names a file out of its folder is refused before anything is written."""
-    (tmp_path / "host").mkdir()
+    here = memory(tmp_path / "host")
     monkeypatch.setattr(store, "walk", lambda _folder: iter(["../evil"]))
     monkeypatch.setattr(store, "list", lambda _folder: [])
     with pytest.raises(Refused, match=r"'\.\./evil'"):
-        transfer.receive_folder(store, "/m", tmp_path / "host")
+        transfer.receive_folder(store, "/m", here)
     assert not list((tmp_path / "host").iterdir())
 
 

@@ -25,9 +25,14 @@ BESIDE_THE_WAY = {"errors", "filesystem", "requests_faults", "stopwatch", "strea
 JOINING = {"fetch", "pipeline", "steps", "upload"}
 """Modules that join stages."""
 
-EXCEPTIONS = {"stores": {"donefile"}, "listing": {"donefile", "stores"}, "transfer": {"stores"}}
+EXCEPTIONS = {
+    "stores": {"donefile"},
+    "listing": {"donefile", "stores"},
+    "manifest": {"stores"},
+    "transfer": {"manifest", "stores"},
+}
 """Stages that need the words of another one: a store tells donefile versions, a listing proves something about them,
-and what is transferred is in a store."""
+what is transferred is in a store, and what is remembered of it is what the store said."""
 
 
 def _imported(module: str) -> set[str]:

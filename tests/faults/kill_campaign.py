@@ -72,7 +72,8 @@ class Place:
         host = self.host
         releases = host.folder / ".model.releases"
         kept = {record.release for record in host.releases.history()}
-        known = {".publish.lock", ".deliver.lock", ".in_place.json"} | kept | {f"{name}.json" for name in kept}
+        known = {".publish.lock", ".deliver.lock", ".in_place.json"}
+        known |= {f"{name}{ending}" for name in kept for ending in ("", ".json", ".files")}
         strays = {path.name for path in releases.iterdir()} - known
         strays |= {path.name for path in host.folder.iterdir()} - {"model", "tmp", ".model.releases"}
         strays |= {path.name for path in host.temporary.iterdir()} if host.temporary.exists() else set()
@@ -98,9 +99,26 @@ def delivered(place: Place) -> None:
     place.training.upload("new")
 
 
+def the_same_again(place: Place) -> None:
+    """Have a release on the host, and in the store the same model announced anew."""
+    place.host.start_with("first")
+    place.training.upload("old")
+    for file in place.training.root.rglob("*"):
+        set_time(file, ahead_ns=-AN_HOUR_NS)  # a file that is just written could be written again unnoticed
+    place.deliver()
+    set_time(place.host.timestamp, ahead_ns=AN_HOUR_NS)
+    set_time(place.training.donefile, ahead_ns=-AN_HOUR_NS // 2)
+
+
 def deliver_the_new(place: Place) -> None:
     """Deliver."""
     place.deliver()
+
+
+def deliver_what_is_here(place: Place) -> None:
+    """Deliver a model whose files are those of the live release."""
+    place.deliver()
+    assert (place.host.model / "a").stat().st_nlink > 1, "it was not linked"
 
 
 def deliver_what_is_refused(place: Place) -> None:
@@ -147,6 +165,8 @@ SCENARIOS = {
     "adoption of a folder": Scenario(by_hand, deliver_the_new),
     "change of the link": Scenario(delivered, deliver_the_new),
     "a folder model": Scenario(delivered, deliver_the_new, packed=False),
+    "the same again": Scenario(the_same_again, deliver_what_is_here, after="old", lasting="old"),
+    "the same folder again": Scenario(the_same_again, deliver_what_is_here, after="old", lasting="old", packed=False),
     "refused and put back": Scenario(delivered, deliver_what_is_refused, lasting="old"),
     "roll back": Scenario(delivered, roll_the_old_back, after="older", lasting="older"),
     "first publication in place": Scenario(nothing_yet, deliver_the_new, before=NOTHING, mode="in_place"),

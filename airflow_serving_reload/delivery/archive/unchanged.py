@@ -1,8 +1,8 @@
 """Members of an archive that are files of an earlier release already: compared while they come, linked, not written.
 
 The earlier release is no authority: only what is compared byte by byte is linked, and only if it is a regular file
-that really lies in the release, without any link on the way, belongs to who unpacks, and has nothing but the
-permissions that the member would get.
+that really lies in the release, without any link on the way, belongs to who unpacks, is executable as the member is,
+and has no special permissions.
 """
 
 from __future__ import annotations
