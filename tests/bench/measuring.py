@@ -51,14 +51,15 @@ class Workplace:
         remote = {**_remote(way), "remote_model_name": name}
         return self._run(way, "upload", {**remote, "local_model_path": str(model)}, 3600)
 
-    def reload(self, way: Way, seconds: float = 3600, *, profile: bool = False) -> dict[str, Any]:
+    def reload(self, way: Way, seconds: float = 3600, *, profile: bool = False, **others: Any) -> dict[str, Any]:
         """Deliver the model.
 
         :param seconds: how long that may take.
         :param profile: tell where the time goes.
+        :param others: arguments of the operator in the place of the usual ones.
         """
         local = {"local_path": str(self.serving), "local_model_name": "model", "unpacked_filename": UNPACKED}
-        return self._run(way, "reload", {**_remote(way), **local}, seconds, profile=profile)
+        return self._run(way, "reload", {**_remote(way), **local, **others}, seconds, profile=profile)
 
     def poll(self, way: Way, count: int) -> dict[str, Any]:
         """Look at the donefile again and again."""

@@ -29,6 +29,7 @@ VARIANTS = {
     "without-uploads": "dav_methods off;",
     "with-password": "auth_basic store; auth_basic_user_file passwords;",
     "small-uploads": "client_max_body_size 100k;",
+    "counted": "access_log counted.log combined;",
 }
 """Location to how its server differs from one that offers everything."""
 

@@ -144,6 +144,7 @@ class Scenario:
     :param before: the version that may be seen until then.
     :param after: the version that may be seen from then on.
     :param lasting: the version that stays.
+    :param copied: whether a copy of a prepared place is as good as one that is prepared itself.
     """
 
     prepare: Callable[[Place], None]
@@ -153,6 +154,7 @@ class Scenario:
     lasting: str = "new"
     mode: PublishMode = "auto"
     packed: bool = True
+    copied: bool = True
 
     @property
     def whole(self) -> frozenset[str]:
@@ -166,7 +168,9 @@ SCENARIOS = {
     "change of the link": Scenario(delivered, deliver_the_new),
     "a folder model": Scenario(delivered, deliver_the_new, packed=False),
     "the same again": Scenario(the_same_again, deliver_what_is_here, after="old", lasting="old"),
-    "the same folder again": Scenario(the_same_again, deliver_what_is_here, after="old", lasting="old", packed=False),
+    "the same folder again": Scenario(
+        the_same_again, deliver_what_is_here, after="old", lasting="old", packed=False, copied=False
+    ),
     "refused and put back": Scenario(delivered, deliver_what_is_refused, lasting="old"),
     "roll back": Scenario(delivered, roll_the_old_back, after="older", lasting="older"),
     "first publication in place": Scenario(nothing_yet, deliver_the_new, before=NOTHING, mode="in_place"),
@@ -196,13 +200,16 @@ def attack(name: str, *, step: int = 1, first: int = 1) -> Tally:
 
 
 def _attack(scenario: Scenario, cases: Path, step: int, first: int) -> Tally:
-    prepared = cases / "prepared"
-    prepared.mkdir()
-    scenario.prepare(Place(prepared, scenario.mode, scenario.packed))
-    copy = copies(prepared, cases)
+    def prepare(number: int) -> Path:
+        folder = cases / f"{number:04}"
+        folder.mkdir()
+        scenario.prepare(Place(folder, scenario.mode, scenario.packed))
+        return folder
+
+    make = copies(prepare(0), cases) if scenario.copied else prepare
     tally = Tally()
     for number in itertools.count(first, step):
-        folder = copy(number)
+        folder = make(number)
         place = Place(folder, scenario.mode, scenario.packed)
         with Watching(lambda place=place: _look(place)) as watching:  # type: ignore[misc]
             killed = killed_at(number, lambda place=place: scenario.change(place))  # type: ignore[misc]
