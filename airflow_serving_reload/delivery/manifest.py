@@ -2,9 +2,9 @@
 
 The manifest of `<folder>` is the file `<folder>.files` beside it, of lines of JSON. The first one tells the `source`,
 and the `boot` of this system in which it was begun. Each other one tells of a file: its `name`; the store's `facts`
-when it was opened there; `on_host`, its length, modification time in nanoseconds and inode number here; and its
-`sha256`, which is null as long as it is not whole. The last line about a name counts. Lines are added while the files
-come, so a torn one may be among them, which tells nothing.
+when it was opened there; `on_host`, its length, modification time in nanoseconds and inode number here; its `sha256`,
+which is null as long as it is not whole; and what a listing told of it just before, `listed`, or null. The last line
+about a name counts. Lines are added while the files come, so a torn one may be among them, which tells nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -52,11 +53,48 @@ class Remembered:
     :param facts: what the store said of it when it was opened.
     :param on_host: how it lies on this host.
     :param sha256: its digest; None as long as it is not whole.
+    :param listed: what a listing told of it before that, where it showed the same time; None if it did not.
     """
 
     facts: FileFacts
     on_host: OnHost
-    sha256: str | None
+    sha256: str | None = None
+    listed: FileFacts | None = None
+
+    def is_same(self, listed: FileFacts | None, ask: Callable[[], FileFacts]) -> Self | None:
+        """Give what to remember now, if the file in the store is surely the same.
+
+        A later file has a later time. It shows in a listing, too, if the file was opened at least one of the listing's
+        steps after its own time, with one to spare, and if the listing showed that time before: a listing in another
+        time zone may show times of the past.
+
+        :param listed: what a listing tells of the file now, if it tells of it.
+        :param ask: asks the store for its facts, which no listing tells as exactly.
+        """
+        if listed is not None and listed == self.listed and _outlasts(self.facts, _step(self.facts, listed)):
+            return self
+        facts = ask()
+        if self.facts.proves_same_file(facts):
+            return replace(self, facts=facts, listed=telling(listed, facts))
+        return None
+
+
+def telling(listed: FileFacts | None, facts: FileFacts) -> FileFacts | None:
+    """Give what a listing tells of a file if it is of the file of these facts, and by the same clock; else None."""
+    if listed is None or listed.mtime_ns is None or facts.mtime_ns is None or listed.size != facts.size:
+        return None
+    step = _step(facts, listed)
+    same_time = listed.mtime_ns // step == facts.mtime_ns // step
+    return listed if same_time and listed.etag in (None, facts.etag) else None
+
+
+def _step(facts: FileFacts, listed: FileFacts) -> int:
+    return max(facts.resolution_ns, listed.resolution_ns)
+
+
+def _outlasts(facts: FileFacts, step: int) -> bool:
+    """Whether a file of these facts was so old when it was opened that a later one shows in steps of such a length."""
+    return facts.mtime_ns is not None and facts.observed_ns - facts.mtime_ns >= 2 * step
 
 
 class Manifest:
@@ -98,10 +136,10 @@ class Manifest:
         with file_of(self.folder).open("a", encoding="ascii") as lines:
             lines.write(json.dumps(told) + "\n")
 
-    def whole(self, name: str, facts: FileFacts) -> Remembered | None:
-        """Give what is remembered of a file that is whole, and the same as that of which the store says `facts` now."""
+    def whole(self, name: str) -> Remembered | None:
+        """Give what is remembered of a file if it is whole."""
         known = self.files.get(name)
-        return known if known and known.sha256 and known.facts.proves_same_file(facts) else None
+        return known if known and known.sha256 else None
 
     def begun(self, name: str, partial: Path) -> FileFacts | None:
         """Give the facts of the file of which `partial` is the beginning; None if it is of none that is known."""
@@ -135,22 +173,23 @@ class Memory:
     arriving: Manifest
     earlier: Sequence[Manifest] = ()
 
-    def find(self, name: str, ask: Callable[[], FileFacts]) -> Remembered | None:
+    def find(self, name: str, listed: FileFacts | None, ask: Callable[[], FileFacts]) -> Remembered | None:
         """Have a file in its place without fetching it, if it is here and surely the one that is in the store.
 
-        :param ask: asks the store for the facts of the file; only where something is remembered of it.
+        :param listed: what a listing tells of the file, if it tells of it.
+        :param ask: asks the store for the facts of the file; only where the listing does not do.
         """
-        manifests = [known for known in (self.arriving, *self.earlier) if name in known.files]
-        facts = ask() if manifests else FileFacts()
-        for manifest in manifests:
+        ask_once = cache(ask)
+        for manifest in (self.arriving, *self.earlier):
+            known = manifest.whole(name)
+            now = known and known.is_same(listed, ask_once)
             is_there = manifest is self.arriving
-            known = manifest.whole(name, facts)
-            if not known or not (is_there or self._link(manifest.folder / name, name)):
+            if not now or not (is_there or self._link(manifest.folder / name, name)):
                 continue
-            if OnHost.of(self.arriving.folder / name) == known.on_host:
-                if not is_there:
-                    self.arriving.note(name, known)
-                return known
+            if OnHost.of(self.arriving.folder / name) == now.on_host:
+                if not (is_there and now == known):
+                    self.arriving.note(name, now)
+                return now
         return None
 
     def _link(self, file: Path, name: str) -> bool:
@@ -203,6 +242,7 @@ def _read(file: Path, head: dict[str, str]) -> Iterator[tuple[str, Remembered]] 
 def _remembered(line: str) -> tuple[str, Remembered] | None:
     try:
         told: dict[str, Any] = json.loads(line)
-        return str(told["name"]), Remembered(FileFacts(**told["facts"]), OnHost(*told["on_host"]), told["sha256"])
+        listed = FileFacts(**told["listed"]) if told["listed"] else None
+        return told["name"], Remembered(FileFacts(**told["facts"]), OnHost(*told["on_host"]), told["sha256"], listed)
     except (ValueError, KeyError, TypeError):
         return None

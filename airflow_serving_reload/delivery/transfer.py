@@ -14,11 +14,12 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from airflow_serving_reload.delivery.errors import PublicationFailed, Refused
-from airflow_serving_reload.delivery.manifest import Memory, OnHost, Remembered
+from airflow_serving_reload.delivery.manifest import Memory, OnHost, Remembered, telling
 from airflow_serving_reload.delivery.stores.base import FileFacts, Store, child
 from airflow_serving_reload.delivery.streams import CHUNK, Digesting, Progress, Readable
 
@@ -57,16 +58,25 @@ def receive(
     return Moved(source.count, source.sha256()), result
 
 
-def receive_file(store: Store, source: str, name: str, memory: Memory, progress: Progress | None = None) -> Moved:
+def receive_file(
+    store: Store,
+    source: str,
+    name: str,
+    memory: Memory,
+    *,
+    listed: FileFacts | None = None,
+    progress: Progress | None = None,
+) -> Moved:
     """Bring a file over, unless it is here; what came of it before a transfer broke off does not come again.
 
     :param name: of the file in the folder that comes.
+    :param listed: what a listing tells of the file, if it tells of it.
     :param progress: told of the bytes; None for one of this file alone.
     :raises PublicationFailed: the host could not write it.
     """
     manifest, target = memory.arriving, memory.arriving.folder / name
     with saving(target):
-        known = memory.find(name, lambda: store.stat(source))
+        known = memory.find(name, listed, lambda: store.stat(source))
     if known and known.sha256:
         return Moved(known.on_host.size, known.sha256, spared=known.on_host.size)
     partial = _part_of(target)
@@ -85,7 +95,7 @@ def receive_file(store: Store, source: str, name: str, memory: Memory, progress:
         moved = Moved(digesting.count, digesting.sha256(), spared=remote.start)
         with saving(target):
             partial.replace(target)
-            manifest.note(name, _remembered(remote.facts, target, moved.sha256))
+            manifest.note(name, _remembered(remote.facts, target, moved.sha256, listed))
     return moved
 
 
@@ -102,11 +112,11 @@ def _opened_part(partial: Path, *, anew: bool) -> BinaryIO:
     return partial.open("x+b")
 
 
-def _remembered(facts: FileFacts, file: Path, sha256: str | None = None) -> Remembered:
+def _remembered(facts: FileFacts, file: Path, sha256: str | None = None, listed: FileFacts | None = None) -> Remembered:
     on_host = OnHost.of(file)
     if on_host is None:
         raise FileNotFoundError(errno.ENOENT, "something else removed it", str(file))
-    return Remembered(facts, on_host, sha256)
+    return Remembered(facts, on_host, sha256, telling(listed, facts))
 
 
 @contextmanager
@@ -136,7 +146,12 @@ def receive_folder(store: Store, path: str, memory: Memory) -> Moved:
     names = {name: child(path, name) for name in store.walk(path)}
     with saving(memory.arriving.folder):
         memory.arriving.remove_all_but(names, parts=True)
-    moved = {name: receive_file(store, source, name, memory, progress) for name, source in names.items()}
+    scan = cache(store.scan)
+    moved = {}
+    for name, source in names.items():
+        folder, _, last = source.rpartition("/")
+        listed = (scan(folder) or {}).get(last)
+        moved[name] = receive_file(store, source, name, memory, listed=listed, progress=progress)
     with saving(memory.arriving.folder):
         memory.arriving.remove_all_but(names, parts=False)
     return _together(moved.items())

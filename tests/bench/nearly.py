@@ -22,7 +22,7 @@ from airflow_serving_reload.demo.processes import Processes
 from tests.bench.figures import save, show
 from tests.bench.measuring import MIB, MODEL, UNPACKED, Workplace, returned
 from tests.contract.nginx import Nginx
-from tests.delivery.models import AN_HOUR_NS, set_time
+from tests.delivery.models import AN_HOUR_NS, SECOND_NS, set_time
 from tests.stores import Servers, Way, over_webhdfs
 
 ENDINGS = (".tar", ".tar.gz")
@@ -37,18 +37,18 @@ class Size:
     """How large the model is, and how much of it changes.
 
     :param files: how many files it has.
-    :param bytes: of one file.
+    :param each: bytes of one file.
     :param changed: how many files change.
     """
 
     files: int
-    bytes: int
+    each: int
     changed: int
 
     @property
     def total(self) -> int:
         """Bytes of all files."""
-        return self.files * self.bytes
+        return self.files * self.each
 
     def names(self, which: str) -> list[str]:
         """Give the names of the files that are written for a round; those of a small change lie everywhere."""
@@ -57,7 +57,7 @@ class Size:
 
     def data(self) -> bytes:
         """Make the content of a file: one half random, the other one compresses."""
-        return os.urandom(self.bytes - self.bytes // 2) + (os.urandom(64) * self.bytes)[: self.bytes // 2]
+        return os.urandom(self.each - self.each // 2) + (os.urandom(64) * self.each)[: self.each // 2]
 
 
 class Source(ABC):
@@ -87,6 +87,7 @@ class NginxSource(Source):
         self.arguments = {} if ending else {"remote_model_name": FOLDER, "unpacked_filename": None}
         self.way = Way(fields={"conn_type": "http", "host": "http://{}:{}/counted".format(*nginx.address)})
         self._ending = ending
+        self._trained = 0
         self._log = nginx.files.parent / "counted.log"
         self._read = len(self._log.read_text().splitlines())
         self._models = nginx.files / "counted" / "models"
@@ -96,9 +97,11 @@ class NginxSource(Source):
         """Write what changes for a round, and announce it."""
         folder = self._models / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
+        self._trained = (self._trained + 1) % 20
         for name in size.names(which):
             (folder / name).write_bytes(size.data())
-            set_time(folder / name, ahead_ns=-AN_HOUR_NS)  # long written when it is delivered, as it mostly is
+            # long written when it is delivered, as it mostly is
+            set_time(folder / name, ahead_ns=self._trained * 120 * SECOND_NS - AN_HOUR_NS)
         if self._ending:
             _pack(folder, self._models / MODEL, self._ending)
         (self._models / "donefile").write_text(os.urandom(8).hex())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from airflow_serving_reload.delivery.stores.base import FileFacts, Opened
 from airflow_serving_reload.delivery.stores.fs import FileSystemStore
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
 
-from .models import AN_HOUR_NS, contents, set_time
+from .models import AN_HOUR_NS, SECOND_NS, contents, set_time
 
 LARGE = bytes(range(256)) * (3 * CHUNK // 256)
 FILES = {"large": LARGE, "folder/one": b"1", "folder/two": b"2", "x": b"3"}
@@ -47,6 +48,9 @@ class _Leaking:
 class Store(FileSystemStore):
     """A store that counts the bytes it gives, and breaks off when it is to.
 
+    :ivar asked: of which files it was asked for the facts.
+    :ivar step: its listings show times in steps of so many nanoseconds.
+    :ivar behind: and by a clock that is so many nanoseconds behind.
     :ivar left: bytes that it gives before it breaks off; None for all.
     """
 
@@ -56,6 +60,22 @@ class Store(FileSystemStore):
         super().__init__(root)
         self.fetched = 0
         self.left: int | None = None
+        self.asked: list[str] = []
+        self.step: int | None = 60 * SECOND_NS
+        self.behind = 0
+
+    def _stat(self, path: str) -> FileFacts:
+        self.asked.append(path)
+        return super()._stat(path)
+
+    def _scan(self, folder: str) -> Mapping[str, FileFacts]:
+        return {
+            name: replace(
+                facts, mtime_ns=(facts.mtime_ns - self.behind) // self.step * self.step, resolution_ns=self.step
+            )
+            for name, facts in super()._scan(folder).items()
+            if facts.mtime_ns and self.step
+        }
 
     @contextmanager
     def _open(self, path: str, offset: int, expected: FileFacts | None) -> Iterator[Opened]:
@@ -71,21 +91,22 @@ class Place:
         self.model = folder / "store" / "m"
         self.host = folder / "host"
         self.host.mkdir()
+        self._written = 0
         for name, data in FILES.items():
             self.write(name, data)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file of the model, whose time is long past, and another one each time."""
+        """Write a file of the model, whose time is long past, and minutes behind that of the one before."""
         file = self.model / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        age_ns = file.stat().st_mtime_ns if file.exists() else 0
         file.write_bytes(data)
-        set_time(file, ahead_ns=-AN_HOUR_NS)
-        assert file.stat().st_mtime_ns != age_ns
+        self._written += 1
+        set_time(file, ahead_ns=self._written * 120 * SECOND_NS - AN_HOUR_NS)
 
     def receive(self, name: str, *earlier: str, source: str = "here") -> transfer.Moved:
         """Receive the model into a folder of the host."""
         self.store.fetched = 0
+        self.store.asked.clear()
         memory = Memory(
             Manifest.go_on(self.host / name, source), [Manifest.read(self.host / old, source) for old in earlier]
         )
@@ -131,6 +152,44 @@ def test_what_was_linked_is_linked_again(place: Place) -> None:
     assert place.is_linked("large", "v2", "v3")
 
 
+def test_a_listing_that_proves(place: Place) -> None:
+    """Where a listing shows the times of all files, no file is asked for by itself, and a later file is fetched."""
+    place.receive("v1")
+    place.receive("v2", "v1")
+    assert (place.store.fetched, place.store.asked) == (0, [])
+    set_time(place.model / "x", ahead_ns=-60 * SECOND_NS)
+    place.receive("v3", "v2")
+    assert (place.store.fetched, place.store.asked) == (1, ["/m/x"])
+
+
+def test_a_listing_that_is_too_coarse(place: Place) -> None:
+    """A file that came within the step of a listing is asked for, until it came to be known long after its time."""
+    set_time(place.model / "x", ahead_ns=-30 * SECOND_NS)
+    place.receive("v1")
+    place.receive("v2", "v1")
+    assert (place.store.fetched, place.store.asked) == (0, ["/m/x"])
+    place.store.step = SECOND_NS
+    for version, asked in (("v3", 4), ("v4", 0)):
+        place.receive(version, f"v{int(version[1]) - 1}")
+        assert (place.store.fetched, len(place.store.asked)) == (0, asked)
+
+
+def test_a_listing_by_another_clock(place: Place) -> None:
+    """A listing in a time zone of its own may show a time again, so that each file is asked for."""
+    place.store.behind = 3600 * SECOND_NS
+    place.receive("v1")
+    place.receive("v2", "v1")
+    assert (place.store.fetched, len(place.store.asked)) == (0, len(FILES))
+
+
+def test_a_store_without_listings_of_times(place: Place) -> None:
+    """Where no listing tells times, each file is asked for."""
+    place.store.step = None
+    place.receive("v1")
+    place.receive("v2", "v1")
+    assert (place.store.fetched, len(place.store.asked)) == (0, len(FILES))
+
+
 def _touched(file: Path) -> None:
     file.touch()
 
@@ -172,7 +231,7 @@ def test_a_file_that_was_changed_here(damage: Callable[[Path], None], place: Pla
 
 def test_a_file_that_the_store_cannot_prove(place: Place) -> None:
     """A file that was just written when it came first, and could have been written again since, is fetched again."""
-    set_time(place.model / "x", ahead_ns=0)
+    set_time(place.model / "x", ahead_ns=SECOND_NS)
     place.receive("v1")
     place.receive("v2", "v1")
     assert place.store.fetched == 1

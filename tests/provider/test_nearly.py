@@ -17,7 +17,7 @@ from airflow_serving_reload.delivery.stores.base import Store
 from airflow_serving_reload.operators import DownloadModelOperator, ReloadModelOperator
 from tests.contract.nginx import Nginx
 from tests.contract.proxy import CuttingProxy
-from tests.delivery.models import AN_HOUR_NS, contents, set_time
+from tests.delivery.models import AN_HOUR_NS, SECOND_NS, contents, set_time
 from tests.stores import CONN_ID, Servers, Way, dying_proxy
 
 LARGE = 3 << 20
@@ -36,13 +36,15 @@ class Place:
     log: Path
     model: Path
     serving: Path
+    written: int = 0
 
     def write(self, name: str, size: int = SMALL) -> None:
-        """Write a file of the model anew, an hour ago."""
+        """Write a file of the model anew, an hour ago, and minutes behind the one before."""
         file = self.model / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(os.urandom(size))
-        set_time(file, ahead_ns=-AN_HOUR_NS)
+        self.written += 1
+        set_time(file, ahead_ns=self.written * 120 * SECOND_NS - AN_HOUR_NS)
 
     def announce(self) -> None:
         """Put a donefile there that differs from the last."""
@@ -106,6 +108,7 @@ def test_a_folder_that_is_nearly_the_same(place):
     place.announce()
     second = place.reload()
     assert place.sent() == ["a"]
+    assert "HEAD /counted/models/m/z" not in place.log.read_text(), "the listing was not enough"
     live = place.serving / "model"
     assert {name: kind for name, kind in contents(live).items() if name != "fluid_time_file"} == contents(place.model)
     assert live.joinpath("z").samefile(place.serving / ".model.releases" / first["release"] / "z")
