@@ -57,7 +57,8 @@ class Size:
 
     def data(self) -> bytes:
         """Make the content of a file: one half random, the other one compresses."""
-        return os.urandom(self.each - self.each // 2) + (os.urandom(64) * self.each)[: self.each // 2]
+        half = self.each // 2
+        return os.urandom(self.each - half) + (os.urandom(64) * (half // 64 + 1))[:half]
 
 
 class Source(ABC):
