@@ -30,6 +30,8 @@ def open_client(connection: Connection) -> HttpClient:
 
     hook = with_connection(HttpHook(http_conn_id=connection.conn_id), connection)
     session = hook.get_conn()
+    # what the hook does not know of the extra it takes for a header
+    session.headers.pop("parallel", None)
     if connection.extra_dejson.get("timeout") is None:
         return HttpClient(session, hook.base_url)
     timeout = seconds_of(connection, "timeout", default=60)

@@ -10,6 +10,7 @@ BENCHES = {
     "delivery": "from the changed donefile to the published model, beside monitor.py and curl with tar",
     "nearly": "a model of which little has changed: what of it is fetched and written again",
     "watchers": "what it costs a triggerer to watch many donefiles, and how soon it tells of a change",
+    "far": "what a long line costs, by one connection and by several (root)",
     "stores": "what a look, a model and a fault cost over each store",
     "uploads": "a folder packed on its way into the store, beside tar and then curl, and the network alone",
 }

@@ -30,6 +30,10 @@ VARIANTS = {
     "with-password": "auth_basic store; auth_basic_user_file passwords;",
     "small-uploads": "client_max_body_size 100k;",
     "counted": "access_log counted.log combined;",
+    "slow": "limit_rate 2m;",
+    "slow-without-ranges": "limit_rate 2m; max_ranges 0;",
+    "two-at-once-503": "limit_rate 2m; limit_conn clients 2;",
+    "two-at-once-429": "limit_rate 2m; limit_conn clients 2; limit_conn_status 429;",
 }
 """Location to how its server differs from one that offers everything."""
 
@@ -52,6 +56,7 @@ http {{
   client_max_body_size 0;
   default_type application/octet-stream;
   types {{ text/html html; }}
+  limit_conn_zone $binary_remote_addr zone=clients:1m;
   server {{
     listen 127.0.0.1:{port};
     listen 127.0.0.1:{tls_port} ssl;

@@ -47,7 +47,7 @@ class Parallel:
 
     connections: int = 1
     part_bytes: int = 2 * MIB
-    ahead_bytes: int = 32 * MIB
+    ahead_bytes: int = 24 * MIB
     fast: float = 64.0 * MIB
 
 
@@ -61,6 +61,11 @@ class ParallelFile(RemoteFile):
         self._waited = 0.0
         self._mark = self.start + store.parallel.part_bytes if self._is_provable() else sys.maxsize
         """Where the single stream is looked at next."""
+
+    @property
+    def connections(self) -> int:
+        """By how many connections the file comes at the moment, as far as it is asked for."""
+        return self._parts.working if self._in_parts and self._parts is not None else 1
 
     def close(self) -> None:
         """Close the connections that the file came by."""
@@ -141,6 +146,8 @@ class _Parts:
     and leaves what is missing to the others; with the last one, all of it is over.
 
     :param first: position of the first part.
+    :ivar working: how many threads there are.
+    :ivar proved: whether a part was proved.
     """
 
     def __init__(self, store: Store, path: str, facts: FileFacts, first: int) -> None:
@@ -157,8 +164,8 @@ class _Parts:
         self._came = threading.Condition(lock)
         self._free = threading.Condition(lock)
         self._threads: list[threading.Thread] = []
-        self._working = 0
-        self._proved = False
+        self.working = 0
+        self.proved = False
         self._not_before = 0.0
         self._over: StoreUnreachable | None = None
         with lock:
@@ -169,7 +176,7 @@ class _Parts:
     def take_over(self, position: int) -> bool:
         """Whether the parts go on from here; if none is proved yet, what begins here is left to the single stream."""
         with self._came:
-            if self._proved and not self._over and self._stretches and self._stretches[0].first == position:
+            if self.proved and not self._over and self._stretches and self._stretches[0].first == position:
                 self._start(1)
                 return True
             if self._stretches:
@@ -214,8 +221,8 @@ class _Parts:
 
     def _start(self, count: int) -> None:
         for _ in range(count):
-            self._working += 1
-            thread = threading.Thread(target=self._work, name=f"part-{id(self):x}-{self._working}", daemon=True)
+            self.working += 1
+            thread = threading.Thread(target=self._work, name=f"part-{id(self):x}-{self.working}", daemon=True)
             self._threads.append(thread)
             thread.start()
 
@@ -264,8 +271,8 @@ class _Parts:
     def _prove(self) -> None:
         """Let further threads begin behind the first proof; the single stream goes on meanwhile."""
         with self._came:
-            if not self._proved:
-                self._proved = True
+            if not self.proved:
+                self.proved = True
                 self._start(self._store.parallel.connections - 2)
 
     def _leave(self, stretch: _Stretch, fault: Exception) -> None:
@@ -273,13 +280,13 @@ class _Parts:
         with self._came:
             if self._over:
                 return
-            self._working -= 1
-            log.warning("%s; going on by %d connections", fault, max(1, self._working))
+            self.working -= 1
+            log.warning("%s; going on by %d connections", fault, max(1, self.working))
             if stretch.missing:
                 insort(self._left, stretch, key=lambda left: left.first)
             pause = min(unreachable.retry_after, reading.LONGEST_PAUSE)
             self._not_before = max(self._not_before, time.monotonic() + pause)
-            if not self._working:
+            if not self.working:
                 self._end(unreachable)
             self._free.notify_all()
 
