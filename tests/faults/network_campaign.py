@@ -32,7 +32,7 @@ from tests.delivery.packing import COMPRESSORS, file, tar
 
 from .breaking import PIECE, BreakingProxy, Fault, Kind
 from .kill_campaign import Place
-from .transports import BUSY_SECONDS, Ftp, Http, Spot, Transport, WebHdfs
+from .transports import BUSY_SECONDS, Ftp, Http, HttpInParts, Spot, Transport, WebHdfs
 
 LONG_TIMEOUT = 30.0
 """Seconds that a store waits for an answer which is sure to come."""
@@ -109,12 +109,6 @@ BARE = [Case(packing, described) for packing in PACKINGS for described in (True,
 # what breaks where
 
 
-def bodies(transport: Transport, bare: Case) -> dict[str, Spot]:
-    """Give the spots in the archive."""
-    places = {"first byte": 0, "middle": bare.size // 2, "last byte": bare.size - 1}
-    return {f"{name} of the archive": Spot(transport.reading(bare.model), at) for name, at in places.items()}
-
-
 def spots(transport: Transport, bare: Case) -> dict[str, Spot]:
     """Give all spots of a delivery where something may break."""
     found = {f"{name} of the archive": spot for name, spot in transport.heads(bare.model).items()}
@@ -123,12 +117,12 @@ def spots(transport: Transport, bare: Case) -> dict[str, Spot]:
     if bare.described:
         found["middle of the donefile"] = Spot(transport.reading("donefile"), 70)
     found["second look"] = replace(next(iter(heads.values())), after=transport.reading(bare.model))
-    return found | bodies(transport, bare)
+    return found | transport.bodies(bare.model, bare.size)
 
 
 def broken(kind: Kind, transport: Transport, bare: Case) -> Iterator[Case]:
     """Break each spot once; what breaks within the archive goes on where it was."""
-    within = bodies(transport, bare)
+    within = transport.bodies(bare.model, bare.size)
     for where, spot in spots(transport, bare).items():
         goes_on = _goes_on(kind, bare) if where in within else {}
         yield replace(bare, where=where, faults=[spot.fault(kind)], **goes_on)
@@ -147,27 +141,30 @@ def slow(transport: Transport, bare: Case) -> Iterator[Case]:
 
 def shortened(transport: Transport, bare: Case) -> Iterator[Case]:
     """End the archive early, as if that were its end; its length goes on being known where it is told apart."""
-    for where, spot in bodies(transport, bare).items():
+    for where, spot in transport.bodies(bare.model, bare.size).items():
         yield replace(bare, where=where, faults=[spot.fault("shorten")], arrives=transport.length_apart)
 
 
 def flipped(transport: Transport, bare: Case) -> Iterator[Case]:
     """Flip a bit at each spot."""
+    within = transport.bodies(bare.model, bare.size)
     for where, spot in spots(transport, bare).items():
-        uncaught = where == "middle of the archive" and bare.packing == "tar" and not bare.described
+        inside = where in within if transport.in_parts else where == "middle of the archive"
+        uncaught = inside and bare.packing == "tar" and not bare.described
         yield replace(bare, where=where, faults=[spot.fault("flip")], uncaught=uncaught)
 
 
 def busy(transport: Transport, bare: Case) -> Iterator[Case]:
     """Let the server be busy when it is asked for each file, and when the archive is to go on."""
-    cut = bodies(transport, bare)["middle of the archive"].fault("cut")
+    _, middle, _ = transport.bodies(bare.model, bare.size).values()
+    cut = middle.fault("cut")
     first = {"donefile": next(iter(transport.heads("donefile").values())).request, "archive": cut.request}
     for name, reply in transport.busy.items():
         for where, request in first.items():
             yield replace(bare, where=f"{name} to the {where}", faults=[reply.fault(request)])
         second_look = replace(reply.fault(first["donefile"]), after=cut.request)
         yield replace(bare, where=f"{name} to the second look", faults=[second_look])
-        again = replace(reply.fault(cut.request), nth=2)
+        again = replace(reply.fault(cut.request), nth=3 if transport.in_parts else 2)
         goes_on = _goes_on("cut", bare)
         yield replace(bare, where=f"{name} when it goes on", faults=[cut, again], **goes_on)
         yield replace(bare, where=f"{name} for ever when it goes on", faults=[cut, replace(again, times=math.inf)])
@@ -178,8 +175,8 @@ def busy(transport: Transport, bare: Case) -> Iterator[Case]:
 
 def replaced(transport: Transport, bare: Case) -> Iterator[Case]:
     """Break off within the archive, which is another one when it goes on, alone or with its donefile."""
-    for where, spot in bodies(transport, bare).items():
-        for names, arrives in (((bare.model,), False), ((bare.model, "donefile"), True)):
+    for where, spot in transport.bodies(bare.model, bare.size).items():
+        for names, arrives in (([bare.model], False), ([bare.model, "donefile"], True)):
             what = f"{' and '.join(names)} replaced at the {where}"
             yield replace(bare, where=what, faults=[spot.fault("cut")], replaced=names, arrives=arrives)
 
@@ -275,7 +272,11 @@ class Trial:
     place: Place
     came: str = ""
     faults: list[str] = field(default_factory=list)
-    remote: str = field(default_factory=lambda: f"/{secrets.token_hex(8)}")
+    remote: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take a folder of its own."""
+        self.remote = f"{self.transport.root}/{secrets.token_hex(8)}"
 
     def run(self) -> Trial:
         """Deliver with the fault and without, and see what comes of it."""
@@ -317,14 +318,15 @@ class Trial:
 
     def _with_fault(self, proxy: BreakingProxy, expected: Files) -> Iterator[str]:
         fault = self._deliver(proxy, self.transport.short_timeout if self.scenario.waits else LONG_TIMEOUT)
-        if len(set(proxy.happened)) < len(self.case.faults):
+        in_parts = self.transport.in_parts
+        if len(set(proxy.happened)) < len(self.case.faults) and not in_parts:
             yield "not everything broke that was to"
         if fault is not None:
             self.came = "refused"
             yield from self._refused(fault)
-        elif self._live() == expected:
+        elif self._live() in ([expected, NEW] if in_parts and self.case.replaced == [self.case.model] else [expected]):
             self.came = "delivered"
-            if proxy.sent > self.case.sends:
+            if proxy.sent > self.case.sends and not in_parts:
                 yield f"the server sent {proxy.sent} bytes of {self.case.size}"
         elif self.case.uncaught:
             self.came = "unnoticed"
@@ -363,6 +365,14 @@ def http(processes: Processes) -> Iterator[Transport]:
 
 
 @contextmanager
+def http_in_parts(processes: Processes) -> Iterator[Transport]:
+    """Start an nginx."""
+    with tempfile.TemporaryDirectory() as folder:
+        nginx = Nginx.start(processes, Path(folder))
+        yield HttpInParts(nginx.files, nginx.address)
+
+
+@contextmanager
 def ftp(processes: Processes) -> Iterator[Transport]:
     """Start a vsftpd."""
     with Vsftpd.running(processes) as server:
@@ -376,4 +386,4 @@ def webhdfs(processes: Processes) -> Iterator[Transport]:
         yield WebHdfs(Hdfs.start(processes, Path(folder)))
 
 
-SERVERS = {"http": http, "ftp": ftp, "webhdfs": webhdfs}
+SERVERS = {"http": http, "http_in_parts": http_in_parts, "ftp": ftp, "webhdfs": webhdfs}

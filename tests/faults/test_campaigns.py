@@ -19,7 +19,7 @@ from .transports import Transport, WebHdfs
 STEP = 7
 POINTS = list(enumerate(SCENARIOS))
 NETWORK_POINTS = list(enumerate(network_campaign.SCENARIOS))
-NETWORK_STEPS = {"http": 23, "ftp": 23, "webhdfs": 61}
+NETWORK_STEPS = {"http": 23, "http_in_parts": 23, "ftp": 23, "webhdfs": 61}
 
 
 @pytest.fixture
@@ -67,6 +67,13 @@ def _own_airflow_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def http(processes: Processes) -> Iterator[Transport]:
     """Start an nginx."""
     with network_campaign.http(processes) as transport:
+        yield transport
+
+
+@pytest.fixture(scope="module")
+def http_in_parts(processes: Processes) -> Iterator[Transport]:
+    """Start an nginx."""
+    with network_campaign.http_in_parts(processes) as transport:
         yield transport
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 from airflow_serving_reload.delivery.stores.base import Store
+from airflow_serving_reload.delivery.stores.parallel import Parallel
 from tests.contract.answers import answer
 from tests.contract.bench import PASSWORD, USER, Address
 from tests.contract.hadoop import Hdfs
@@ -68,12 +69,14 @@ BUSY_HTTP = {
 class Transport(ABC):
     """A way to a server.
 
-    :cvar name: that of the connection type.
+    :cvar name: that of the connection type, or what tells it from another one of the same type.
     :cvar short_timeout: seconds within which its server, which has more to do besides, always answers.
     :cvar at_once: cases that run at the same time; most of them wait most of the time.
     :cvar connection: fields of the connection, but for type, host and port.
     :cvar busy: how the server says that it is.
     :cvar length_apart: whether the length of a file is told by another answer than the one with its bytes.
+    :cvar in_parts: whether an archive comes by several connections, of which no one can say which is where and when.
+    :cvar root: folder of the server below which everything is.
     """
 
     name: ClassVar[str]
@@ -82,6 +85,8 @@ class Transport(ABC):
     connection: ClassVar[Mapping[str, str]] = {}
     busy: ClassVar[Mapping[str, Busy]] = BUSY_HTTP
     length_apart: ClassVar[bool] = True
+    in_parts: ClassVar[bool] = False
+    root: ClassVar[str] = ""
 
     @abstractmethod
     def put(self, path: str, content: bytes, mtime: int) -> None:
@@ -107,6 +112,16 @@ class Transport(ABC):
         :param empty: whether it has none.
         """
 
+    @property
+    def conn_type(self) -> str:
+        """The type of the connection."""
+        return self.name
+
+    def bodies(self, model: str, size: int) -> dict[str, Spot]:
+        """Give spots in an archive."""
+        places = {"first byte": 0, "middle": size // 2, "last byte": size - 1}
+        return {f"{place} of the archive": Spot(self.reading(model), at) for place, at in places.items()}
+
     def open(self, address: Address, timeout: float) -> Store:
         """Open the store by its connection, without pauses.
 
@@ -115,8 +130,10 @@ class Transport(ABC):
         from airflow.sdk import Connection
 
         fields = {"host": address.host, "port": address.port, "extra": json.dumps({"timeout": timeout})}
-        connection = Connection(conn_id="store", conn_type=self.name, **self.connection, **fields)  # type: ignore[arg-type]
-        store = cast(Store, import_module(f"airflow_serving_reload.connections.{self.name}").open_store(connection))
+        connection = Connection(conn_id="store", conn_type=self.conn_type, **self.connection, **fields)  # type: ignore[arg-type]
+        store = cast(
+            Store, import_module(f"airflow_serving_reload.connections.{self.conn_type}").open_store(connection)
+        )
         store.resume_pauses = (0, 0, 0)
         return store
 
@@ -169,6 +186,29 @@ class Http(_OnFolder):
         """Give spots in what is said of a file."""
         places = {"answer": b"", "status": b"^HTTP/1.1 ", "length": b"Content-Length: ", "time": b"Last-Modified: "}
         return {place: Spot(self.reading(name), words) for place, words in places.items()}
+
+
+class HttpInParts(Http):
+    """HTTP from a server whose single streams are slow, so that archives come in parts, and these break."""
+
+    name = "http in parts"
+    conn_type = "http"
+    in_parts = True
+    root = "/slow"
+    parallel = Parallel(4, part_bytes=1 << 17, ahead_bytes=1 << 20)
+
+    def bodies(self, model: str, size: int) -> dict[str, Spot]:
+        """Give spots in the first part; before it the single stream is asked for."""
+        last = self.parallel.part_bytes - 1
+        places = {"first byte": 0, "middle": last // 2, "last byte": last}
+        reading = self.reading(model)
+        return {f"{place} of a part of the archive": Spot(reading, at, reading) for place, at in places.items()}
+
+    def open(self, address: Address, timeout: float) -> Store:
+        """Open the store by its connection, without pauses."""
+        store = super().open(address, timeout)
+        store.parallel = self.parallel
+        return store
 
 
 class Ftp(_OnFolder):
