@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 class ReloadModelOperator(DeliveryOperator):
     """Deliver the model of the store's donefile, from download to proof, unless it is live already.
 
+    Files of a folder that the store proves to be those of a release on this host are linked to it, not fetched; members
+    of an archive that are equal to the files of the live release are linked, not written. A retry of a folder goes on
+    with what came; an archive is unpacked while it comes, so that nothing of it is there to go on with.
+
     :param conn_id: connection to the store; its type decides the transport. (templated)
     :param remote_path: folder in the store. (templated)
     :param remote_model_name: name of the archive, or of the folder, with the model. (templated)
@@ -33,7 +37,8 @@ class ReloadModelOperator(DeliveryOperator):
     :param server: told to reload and asked to confirm it; without it, what is published counts as live. (templated)
     :param model_asset: asset of the live model; its state remembers what is live, its event tells of each change.
     :param donefile: the donefile version that led here. The store's present one is what is delivered. (templated)
-    :param force: fetch and publish even what is live already or was rolled back. (templated)
+    :param force: fetch and publish even what is live already or was rolled back, and nothing of it is taken from this
+        host. (templated)
     :param publish_mode: `symlink`, `in_place`, or `auto` for the first that can serve. (templated)
     :param keep_releases: how many releases stay, never fewer than two.
     :return: `changed`, `release`, `previous_release`, `donefile`, `sha256`, `bytes`, `files`, `seconds` of each stage,

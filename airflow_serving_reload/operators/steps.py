@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class DownloadModelOperator(DeliveryOperator):
-    """Fetch a model as it is in the store.
+    """Fetch a model as it is in the store. A retry goes on behind the last byte that came, if it is still the same.
 
     :param conn_id: connection to the store. (templated)
     :param remote_path: folder in the store. (templated)
