@@ -52,10 +52,10 @@ class StoreThreads:
         """
         from airflow_serving_reload.connections import store_opener
 
-        async with self._reading:
-            if self._opener is None:
-                self._opener = await store_opener(self._conn_id, self._remote_path)
-            opener = self._opener
+        if (opener := self._opener) is None:
+            async with self._reading:
+                # whoever was waited for may have read it
+                opener = self._opener = self._opener or await store_opener(self._conn_id, self._remote_path)
         return await asyncio.wrap_future(self._threads.submit(self._ask, opener, question))
 
     async def turn(self) -> None:

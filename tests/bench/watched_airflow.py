@@ -57,12 +57,14 @@ class Costs:
     :param rss: bytes present, of all its processes.
     :param connections: most that it held to the store.
     :param unhealthy: looks at which Airflow did not take it for healthy.
+    :param blocked: how often Airflow found its loop blocked, or took it for dead.
     """
 
     cpu: float = 0.0
     rss: int = 0
     connections: int = 0
     unhealthy: int = 0
+    blocked: int = 0
 
 
 @dataclass
@@ -157,7 +159,7 @@ class WatchingAirflow:
 
         :param port: of the store.
         """
-        costs = Costs()
+        costs = Costs(blocked=-self._blocked())
         stop = threading.Event()
 
         def look_again() -> None:
@@ -173,6 +175,7 @@ class WatchingAirflow:
             stop.set()
             looking.join()
         costs.cpu = (self._cpu() - cpu) / (time.monotonic() - began)
+        costs.blocked += self._blocked()
 
     def _look(self, port: int, costs: Costs) -> None:
         memory = connections = 0
@@ -194,7 +197,6 @@ class WatchingAirflow:
     def _cpu(self) -> float:
         return sum(sum(process.cpu_times()[:2]) for process in self.processes())
 
-    def blocked(self) -> int:
-        """Give how often Airflow found the triggerer's loop blocked, or took it for dead, since it started."""
+    def _blocked(self) -> int:
         log = self.stack.log("triggerer").read_text(errors="replace")
         return log.count("async thread was blocked") + log.count("appears deadlocked")

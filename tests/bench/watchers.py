@@ -147,7 +147,7 @@ def _measure(
         "delay_99": round(sorted(delays)[int(0.99 * (len(delays) - 1))], 2) if delays else None,
         "lost": len(changed) - len(delays),
         "unhealthy": costs.unhealthy + during.unhealthy,
-        "blocked": airflow.blocked(),
+        "blocked": costs.blocked + during.blocked,
     }
 
 
