@@ -10,7 +10,7 @@ MLSERVER_VENV := .venv-mlserver
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench check paddle-serving mlserver hadoop-jars faults format constraints screenshots clean
+.PHONY: help setup demo test bench check paddle-serving mlserver hadoop-jars faults format charts constraints screenshots clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -73,6 +73,10 @@ format: setup ## Format the code.
 screenshots: setup ## Take the pictures of the README from the demo at URL=..., in headless Chromium.
 	$(BIN)/pip install --quiet --group docs
 	$(BIN)/python docs/screenshots.py $(URL)
+
+charts: setup ## Draw the charts of docs/performance.md from the figures in docs/figures.
+	$(BIN)/pip install --quiet --group docs
+	$(BIN)/python docs/charts.py
 
 constraints: ## Resolve the newest versions anew for $(PYTHON).
 	$(PYTHON) constraints/resolve.py
