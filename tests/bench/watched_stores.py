@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -148,18 +148,20 @@ STORES: Mapping[str, Callable[[Servers, Path], AbstractContextManager[WatchedSto
 @contextmanager
 def slow(folder: Path, seconds: float | None) -> Iterator[WatchedStore]:
     """Start a server that answers after so many seconds; never, if None."""
+    ended = asyncio.Event()
 
     @web.middleware
     async def wait(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        await (asyncio.Event().wait() if seconds is None else asyncio.sleep(seconds))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), seconds)
         return await handler(request)
 
     (folder / "files").mkdir(parents=True)
     app = application(folder / "files")
     app.middlewares.append(wait)
-    runner = web.AppRunner(app, shutdown_timeout=0)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -174,6 +176,8 @@ def slow(folder: Path, seconds: float | None) -> Iterator[WatchedStore]:
         fields = {"conn_type": "http", "host": address.host, "port": address.port}
         yield WatchedStore(fields, address, _putting(folder / "files"))
     finally:
+        # else the server would wait for who waits
+        loop.call_soon_threadsafe(ended.set)
         asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
