@@ -150,6 +150,18 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def walk_files(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Give everything below a folder that is no folder itself; links are not followed."""
+    folders = [str(folder)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    yield entry
+
+
 def remove_tree(path: Path) -> None:
     """Remove a file, a link or a folder with everything in it; nothing to do if it is absent."""
     if path.is_dir() and not path.is_symlink():

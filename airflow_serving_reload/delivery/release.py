@@ -191,7 +191,7 @@ class Releases:
         with self._publication(doing):
             # Only this host asks for a reload; a timestamp file out of an archive would be somebody else's.
             filesystem.remove_tree(staged / self._timestamp_name)
-            if not _files(staged):
+            if next(filesystem.walk_files(staged), None) is None:
                 raise Refused(f"{doing}: it holds no file; upload the model again")
             filesystem.sync_filesystem(staged)
         # A record without its folder is what others would mend.

@@ -14,6 +14,7 @@ from airflow_serving_reload.delivery.archive.destination import DEFAULT_LIMITS, 
 from airflow_serving_reload.delivery.archive.tar import looks_like_tar, untar
 from airflow_serving_reload.delivery.archive.unchanged import Unchanged
 from airflow_serving_reload.delivery.errors import Corrupt, PublicationFailed, Refused
+from airflow_serving_reload.delivery.filesystem import walk_files
 from airflow_serving_reload.delivery.streams import Counting, Readable, read_ahead
 
 if TYPE_CHECKING:
@@ -121,14 +122,13 @@ def find_folder(unpacked: Path, name: str, archive: str) -> Path:
             f"looking for the folder {name!r} (unpacked_filename) in {archive}: at its top there is {found}; "
             "set unpacked_filename to the model's folder in the archive, '.' for its top"
         )
-    for parent, folders, files in os.walk(folder):
-        for path in (Path(parent, entry) for entry in (*folders, *files)):
-            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder):
-                raise Refused(
-                    f"taking the folder {name!r} (unpacked_filename) out of {archive}: "
-                    f"{str(path.relative_to(folder))!r} is a link to {str(path.readlink())!r}, out of the model; "
-                    "pack the file itself, or set unpacked_filename to a folder that holds both"
-                )
+    for link in (Path(entry.path) for entry in walk_files(folder) if entry.is_symlink()):
+        if not Path(os.path.realpath(link)).is_relative_to(folder):
+            raise Refused(
+                f"taking the folder {name!r} (unpacked_filename) out of {archive}: "
+                f"{str(link.relative_to(folder))!r} is a link to {str(link.readlink())!r}, out of the model; "
+                "pack the file itself, or set unpacked_filename to a folder that holds both"
+            )
     return folder
 
 
