@@ -46,7 +46,7 @@ class Parallel:
     """
 
     connections: int = 1
-    part_bytes: int = 2 * MIB
+    part_bytes: int = 3 * MIB
     ahead_bytes: int = 24 * MIB
     fast: float = 64.0 * MIB
 
