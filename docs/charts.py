@@ -61,6 +61,24 @@ def _growth(figures: dict[str, Any]) -> None:
     memory.set_ylim(0, 80)
 
 
+def _watchers(figures: dict[str, Any]) -> None:
+    cases = [case for case in figures["cases"] if case["store"] == "http"]
+    counts = [case["count"] for case in cases]
+    _, (cpu, delay, memory) = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
+    cpu.plot(counts, [case["cpu_percent"] for case in cases], "o-", color=COLOURS["ours"])
+    _logarithmic(cpu, "donefiles in one folder", "% of a core, at rest", both=False)
+    cpu.set_ylim(bottom=0)
+    for quantile, name, line in (("delay_median", "median", "o-"), ("delay_99", "99 %", "o--")):
+        delay.plot(counts, [case[quantile] for case in cases], line, color=COLOURS["ours"], label=name)
+    delay.axhline(figures["poke_interval"], color=COLOURS["curl"], linewidth=1, label="the interval of the looks")
+    _logarithmic(delay, "donefiles in one folder", "seconds from change to event", both=False)
+    delay.set_ylim(bottom=0)
+    delay.legend(frameon=False, fontsize=7)
+    memory.plot(counts, [case["mib"] for case in cases], "o-", color=COLOURS["ours"])
+    _logarithmic(memory, "donefiles in one folder", "MiB of the triggerer", both=False)
+    memory.set_ylim(bottom=0)
+
+
 def _logarithmic(axes: Axes, across: str, up: str, *, both: bool = True) -> None:
     axes.set_xscale("log")
     if both:
@@ -71,7 +89,11 @@ def _logarithmic(axes: Axes, across: str, up: str, *, both: bool = True) -> None
     axes.set_axisbelow(True)
 
 
-CHARTS: dict[str, Callable[[dict[str, Any]], None]] = {"delivery": _delivery, "growth": _growth}
+CHARTS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "delivery": _delivery,
+    "growth": _growth,
+    "watchers": _watchers,
+}
 """Name of a file of figures, and of the picture, to what draws it."""
 
 

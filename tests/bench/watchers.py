@@ -10,8 +10,9 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +70,15 @@ class Case:
 def main(arguments: Sequence[str]) -> None:
     """Measure what the arguments name."""
     options = _options(arguments)
-    rows, figures = [], {}
-    for count in options.watchers:
-        case = Case(options.store, count, min(options.folders, count), options.beside, options.deferred)
+    rows, cases = [], []
+    for store, count in product(options.store, options.watchers):
+        case = Case(store, count, min(options.folders, count), options.beside, options.deferred)
         told = measure(case, options)
-        figures[str(case)] = told
+        cases.append({**asdict(case), **told})
         rows.append([str(case), *(f"{value:g}" if value is not None else "-" for value in told.values())])
     show(f"{options.poke_interval:g} s between two looks", COLUMNS, rows)
-    if options.save:
-        save("watchers", f"make bench BENCH={shlex.quote(shlex.join(['watchers', *arguments]))}", figures)
+    command = f"make bench BENCH={shlex.quote(shlex.join(['watchers', *arguments]))}"
+    save(options.save, command, {"poke_interval": options.poke_interval, "cases": cases})
 
 
 def measure(case: Case, options: argparse.Namespace) -> Mapping[str, float | None]:
@@ -190,12 +191,12 @@ def _put(store: WatchedStore, places: Sequence[tuple[str, str]], content: bytes,
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench watchers", description=__doc__)
     parser.add_argument("--watchers", type=int, nargs="+", default=[10, 100, 1000, 10000], help="how many donefiles")
-    parser.add_argument("--store", choices=STORES, default="http", help="transport (default: %(default)s)")
+    parser.add_argument("--store", nargs="+", choices=STORES, default=["http"], help="transport (default: http)")
     parser.add_argument("--folders", type=int, default=1, help="that the donefiles are in (default: %(default)s)")
     parser.add_argument("--poke-interval", type=float, default=10, help="seconds (default: %(default)s)")
     parser.add_argument("--changes", type=int, default=100, help="donefiles changed at once (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="to measure at rest (default: %(default)s)")
     parser.add_argument("--beside", choices=BESIDE, help="watch as many on another store, too, which is like this")
     parser.add_argument("--deferred", action="store_true", help="wait in deferred sensors, in place of watchers")
-    parser.add_argument("--save", action="store_true", help="keep the figures beside the documents")
+    parser.add_argument("--save", default="watchers", help="name of the file of figures (default: %(default)s)")
     return parser.parse_args(arguments)
