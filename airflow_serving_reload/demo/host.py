@@ -133,16 +133,18 @@ class Answer:
 
 
 class Reader:
-    """A client that asks the server without a pause, in a thread of its own; a context manager.
+    """A client that asks the server again and again, in a thread of its own; a context manager.
 
     :param probe_url: address that answers with price, release and timestamp.
+    :param pause: seconds between an answer and the next request.
     """
 
-    def __init__(self, probe_url: str) -> None:
+    def __init__(self, probe_url: str, *, pause: float = 0.0) -> None:
         self.sent = 0
         self.failures: list[str] = []
         self.first_seen: dict[Answer, float] = {}
         self._url = probe_url
+        self._pause = pause
         self._stop = threading.Event()
         self._changed = threading.Condition()
         self._last: Answer | None = None
@@ -198,6 +200,8 @@ class Reader:
                 except (requests.RequestException, ValueError, KeyError) as error:
                     self.failures.append(str(error))
                     self._stop.wait(0.01)
+                if self._pause:
+                    self._stop.wait(self._pause)
 
     def _note(self, answered: Mapping[str, Any]) -> None:
         answer = Answer(answered["release"], answered["price"], answered["timestamp"])
