@@ -43,11 +43,12 @@ class MlServer:
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @classmethod
-    def start(cls, processes: Processes, folder: Path) -> Self:
+    def start(cls, processes: Processes, folder: Path, *, workers: int = 0) -> Self:
         """Start it on an empty repository, and wait until it listens.
 
         :param processes: owns it.
         :param folder: where its repository and settings go.
+        :param workers: processes that models are loaded in; 0 for that of the server.
         """
         program = CHECKOUT / os.environ.get("MLSERVER_VENV", ".venv-mlserver") / "bin" / "mlserver"
         require(program.exists(), f"needs {program}: `make mlserver` installs it on Python 3.11 and 3.12")
@@ -58,7 +59,7 @@ class MlServer:
             "http_port": 0,
             "grpc_port": 0,
             "metrics_endpoint": None,
-            "parallel_workers": 0,
+            "parallel_workers": workers,
             # its default, by which it logs requests and answers with the traceback
             "debug": True,
         }

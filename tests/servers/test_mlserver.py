@@ -9,6 +9,7 @@ import pytest
 
 from airflow_serving_reload.delivery.errors import Refused, ReloadRefused
 from airflow_serving_reload.delivery.servers.base import Expected, State
+from airflow_serving_reload.demo.processes import Processes
 
 from .mlserver import QUESTION, MlServer, MlServerBench
 from .suite import ServerContract, SlowServerContract
@@ -32,6 +33,17 @@ class TestMlServerWithProbe(TestMlServer):
     """The same, where a prediction tells the release."""
 
     options: ClassVar[dict[str, Any]] = {"probe": QUESTION}
+
+
+class TestMlServerWithWorker(TestMlServerWithProbe):
+    """The same, where a process of its own loads the models and answers with them, as MLServer does by itself."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def bench(cls, processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> MlServerBench:
+        """Give a model of a server of its own."""
+        server = MlServer.start(processes, tmp_path_factory.mktemp("mlserver"), workers=1)
+        return server.bench(tmp_path_factory.mktemp("model"), **cls.options)
 
 
 class TestSlowMlServer(SlowServerContract):
