@@ -36,6 +36,11 @@ WAYS = {"one_task": 1.0, "four_tasks": 1.0, "monitor": 10.0}
 STAGES = ("noticed", "run queued", "task queued", "task started", "served")
 """What is awaited one after the other; `noticed` is the event of the asset."""
 
+PLAIN_DAG = (
+    'from airflow.sdk import task; dag = DAG("plain", schedule="0 * * * *"); task(dag=dag, task_id="t")(lambda: None)()'
+)
+"""What parsing the simplest Dag with code of its own needs of Airflow."""
+
 DEADLINE_SECONDS = 120.0
 
 READER_PAUSE = 0.01
@@ -107,12 +112,16 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--imports", type=int, default=11, help="processes for each import (default: %(default)s)")
     parser.add_argument("--without-monitor", action="store_true", help="leave out monitor.py, which is slow")
     options = parser.parse_args(arguments)
-    imports = measure_imports(options.imports)
-    ways = [way for way in WAYS if way != "monitor" or not options.without_monitor]
-    delays = measure_delays(ways, options.runs) if options.runs else {}
-    figures = {"delays": {way: taken.figures() for way, taken in delays.items()}, "imports": imports}
-    _show(figures)
-    save("airflow", f'make bench BENCH="airflow {" ".join(arguments)}"', figures)
+    command = f'make bench BENCH="airflow {" ".join(arguments)}"'
+    if options.imports:
+        imports = measure_imports(options.imports)
+        _show_imports(imports)
+        save("imports", command, imports)
+    if options.runs:
+        ways = [way for way in WAYS if way != "monitor" or not options.without_monitor]
+        delays = {way: taken.figures() for way, taken in measure_delays(ways, options.runs).items()}
+        _show_delays(delays)
+        save("airflow", command, delays)
 
 
 def measure_delays(ways: Sequence[str], runs: int) -> dict[str, Taken]:
@@ -192,6 +201,7 @@ def measure_imports(processes: int) -> dict[str, float]:
             "import airflow_serving_reload.operators, airflow_serving_reload.sensors, airflow_serving_reload.triggers"
         ),
     }
+    imported["a Dag of Airflow's own: one `@task`, each hour"] = PLAIN_DAG
     imported |= {f"`{file.name}`": f"runpy.run_path({str(file)!r})" for file in sorted(DAGS.glob("*.py"))}
     took: dict[str, list[float]] = {name: [] for name in imported}
     for _ in range(processes):
@@ -206,9 +216,9 @@ def measure_imports(processes: int) -> dict[str, float]:
     return {name: statistics.median(seconds) for name, seconds in took.items()}
 
 
-def _show(figures: dict[str, Any]) -> None:
+def _show_delays(figures: dict[str, Any]) -> None:
     rows = []
-    for way, one in figures["delays"].items():
+    for way, one in figures.items():
         begin, end = one["range"]
         stages = one["stages"] if len(one["stages"]) > 1 else {}
         cells = [f"{stages[stage]:.2f} s" if stage in stages else "" for stage in STAGES]
@@ -219,5 +229,8 @@ def _show(figures: dict[str, Any]) -> None:
         ("by", "looks every", "served after", *STAGES),
         rows,
     )
-    rows = [[name, f"{seconds * 1000:.0f} ms"] for name, seconds in figures["imports"].items()]
+
+
+def _show_imports(figures: dict[str, float]) -> None:
+    rows = [[name, f"{seconds * 1000:.0f} ms"] for name, seconds in figures.items()]
     show("What importing and parsing take, each but the first beyond `airflow.sdk`", ("what", "median"), rows)
