@@ -36,7 +36,7 @@ WAYS = {"one_task": 1.0, "four_tasks": 1.0, "monitor": 10.0}
 STAGES = ("noticed", "run queued", "task queued", "task started", "served")
 """What is awaited one after the other; `noticed` is the event of the asset."""
 
-PLAIN_DAG = 'from airflow.sdk import task; dag = DAG("plain", schedule="0 * * * *"); task(dag=dag, task_id="t")(int)()'
+PLAIN_DAG = """from airflow.sdk import task; task(dag=DAG("plain", schedule="@hourly"), task_id="it")(lambda: None)()"""
 """What parsing the simplest Dag with code of its own needs of Airflow."""
 
 DEADLINE_SECONDS = 120.0
