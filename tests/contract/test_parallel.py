@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from .proxy import CuttingProxy
 from .suite import LONG_AGO, MODEL, fault, random_bytes, read, wait_until
 from .test_http_nginx import FULL, NginxBench, OverNginx
 
-FORCED = Parallel(4, part_bytes=1 << 16, ahead_bytes=1 << 19, fast=float("inf"))
+FORCED = Parallel(4, part_bytes=1 << 16, ahead_bytes=1 << 19, fast=float("inf"), slow_seconds=0)
 """Takes every file of some hundred kilobytes for a large one that comes slowly."""
 
 CONTENT = random_bytes(3_000_000)
@@ -131,7 +132,7 @@ def test_reader_that_is_slow_stops_the_others(bench: ParallelBench) -> None:
 
     def ahead() -> int:
         assert file._parts
-        return sum(len(piece) for stretch in file._parts._stretches for piece in stretch.pieces)
+        return sum(stretch.came - stretch.given for stretch in file._parts._stretches)
 
     with in_parts(bench.store) as (file, data):
         wait_until(lambda: ahead() > FORCED.ahead_bytes - FORCED.part_bytes, "as much ahead as is allowed")
@@ -162,7 +163,7 @@ def test_long_line(processes: Processes, tmp_path: Path) -> None:
             nginx = Nginx.start(processes, tmp_path)
         bench = HttpBench(nginx.files / "full", nginx.address, "/full")
         bench.put(MODEL, CONTENT, mtime=LONG_AGO)
-        bench.store.parallel = Parallel(4, FORCED.part_bytes, FORCED.ahead_bytes)
+        bench.store.parallel = Parallel(4, FORCED.part_bytes, FORCED.ahead_bytes, slow_seconds=0)
         with line.at_client(), bench.store, bench.store.open(MODEL) as file:
             assert isinstance(file, ParallelFile)
             data = file.read(CHUNK)
@@ -173,13 +174,14 @@ def test_long_line(processes: Processes, tmp_path: Path) -> None:
 
 
 def test_fast_and_small_files_come_by_one(bench: ParallelBench) -> None:
-    """A file of a few parts, a file that comes fast, and one whose store is told so come by a single connection."""
+    """One connection does for a file of a few parts, one that comes fast, or slowly for a moment, or if told so."""
     small = CONTENT[: 3 * FORCED.part_bytes]
     bench.put("/small", small, mtime=LONG_AGO)
     for path, content, parallel in (
         ("/small", small, FORCED),
-        (MODEL, CONTENT, Parallel(4, FORCED.part_bytes, fast=1)),
-        (MODEL, CONTENT, Parallel(1, FORCED.part_bytes, fast=float("inf"))),
+        (MODEL, CONTENT, replace(FORCED, fast=1)),
+        (MODEL, CONTENT, replace(FORCED, slow_seconds=60)),
+        (MODEL, CONTENT, replace(FORCED, connections=1)),
     ):
         with CuttingProxy(bench.address).running() as proxy, bench.connect(proxy.address) as store:
             store.parallel = parallel

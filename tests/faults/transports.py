@@ -195,7 +195,7 @@ class HttpInParts(Http):
     conn_type = "http"
     in_parts = True
     root = "/slow"
-    parallel = Parallel(4, part_bytes=1 << 17, ahead_bytes=1 << 20)
+    parallel = Parallel(4, part_bytes=1 << 17, ahead_bytes=1 << 20, slow_seconds=0)
 
     def bodies(self, model: str, size: int) -> dict[str, Spot]:
         """Give spots in the first part; before it the single stream is asked for."""

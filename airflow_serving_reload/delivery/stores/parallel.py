@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from airflow_serving_reload.delivery.errors import StoreUnreachable
 from airflow_serving_reload.delivery.stores import reading
 from airflow_serving_reload.delivery.stores.reading import Part, RemoteFile
-from airflow_serving_reload.delivery.streams import MIB
+from airflow_serving_reload.delivery.streams import MIB, PIECE
 
 if TYPE_CHECKING:
     from airflow_serving_reload.delivery.stores.base import FileFacts, Store
@@ -27,9 +27,6 @@ log = logging.getLogger(__name__)
 
 MOST_CONNECTIONS = 10
 """As many as `requests` keeps for further use."""
-
-PIECE = MIB // 4
-"""Bytes taken from a connection at a time."""
 
 END_SECONDS = 1.0
 """How long to wait for threads that are to end; one that waits for a silent server ends with the store's timeout."""
@@ -43,12 +40,14 @@ class Parallel:
     :param part_bytes: length of a part; a file of a few parts comes by the single stream.
     :param ahead_bytes: of parts that have come, or are on their way, before the reader has asked for them.
     :param fast: bytes per second; a single stream that is as fast as this stays alone.
+    :param slow_seconds: that one which is not is waited for, part by part, until several are tried: none for a hiccup.
     """
 
     connections: int = 1
     part_bytes: int = 3 * MIB
     ahead_bytes: int = 24 * MIB
     fast: float = 64.0 * MIB
+    slow_seconds: float = 0.25
 
 
 class ParallelFile(RemoteFile):
@@ -58,7 +57,7 @@ class ParallelFile(RemoteFile):
         super().__init__(store, path, start=start, expected=expected)
         self._parts: _Parts | None = None
         self._in_parts = False
-        self._waited = 0.0
+        self._waited = self._slow = 0.0
         self._mark = self.start + store.parallel.part_bytes if self._is_provable() else sys.maxsize
         """Where the single stream is looked at next."""
 
@@ -91,13 +90,16 @@ class ParallelFile(RemoteFile):
         return data
 
     def _look(self) -> None:
-        """Begin with parts if the last one came slowly, and leave the rest to them once they are proved."""
+        """Begin with parts if the last ones came slowly, and leave the rest to them once they are proved."""
         part = self._store.parallel.part_bytes
         self._mark += part
         if self._parts is None:
+            settings = self._store.parallel
             rate = part / max(self._waited, sys.float_info.epsilon)
+            is_slow = rate < settings.fast
+            self._slow = self._slow + self._waited if is_slow else 0.0
             self._waited = 0.0
-            if rate < self._store.parallel.fast and (self.facts.size or 0) > self._mark + part:
+            if is_slow and self._slow >= settings.slow_seconds and (self.facts.size or 0) > self._mark + part:
                 where = self._store.describe(self._path)
                 log.info("reading %s: %.1f MiB/s by one connection; trying several", where, rate / MIB)
                 self._parts = _Parts(self._store, self._path, self.facts, self._mark)
@@ -123,15 +125,33 @@ class _Stretch:
     """A part on its way.
 
     :ivar came: position behind the last byte that has come.
-    :ivar pieces: what has come and was not read yet.
+    :ivar given: position behind the last byte that was read.
     :ivar passed: the single stream has read it.
     """
 
     first: int
     end: int
-    came: int
-    pieces: deque[bytes] = field(default_factory=deque)
+    came: int = field(init=False)
+    given: int = field(init=False)
     passed: bool = False
+    _data: bytearray = field(init=False, repr=False)
+    """Room for all of it: what came in pieces of any size would leave gaps in the memory."""
+
+    def __post_init__(self) -> None:
+        self.came = self.given = self.first
+        self._data = bytearray(self.end - self.first)
+
+    def add(self, piece: bytes) -> None:
+        """Add what has come next."""
+        begin = self.came - self.first
+        self._data[begin : begin + len(piece)] = piece
+        self.came += len(piece)
+
+    def take(self, size: int) -> bytes:
+        """Give up to `size` bytes of what has come next."""
+        begin = self.given - self.first
+        self.given = min(self.given + size, self.came)
+        return bytes(memoryview(self._data)[begin : self.given - self.first])
 
     @property
     def missing(self) -> bool:
@@ -193,18 +213,15 @@ class _Parts:
             while True:
                 if not self._stretches and self._next >= self._size:
                     return b""
-                if self._stretches and self._stretches[0].pieces:
+                if self._stretches and self._stretches[0].came > self._stretches[0].given:
                     return self._take(self._stretches[0], size)
                 if self._over:
                     raise self._over
                 self._came.wait()
 
     def _take(self, stretch: _Stretch, size: int) -> bytes:
-        piece = stretch.pieces.popleft()
-        data, rest = piece[:size], piece[size:]
-        if rest:
-            stretch.pieces.appendleft(rest)
-        if not stretch.pieces and not stretch.missing:
+        data = stretch.take(size)
+        if stretch.given == stretch.end:
             self._stretches.popleft()
             self._free.notify_all()
         return data
@@ -253,7 +270,7 @@ class _Parts:
         if first >= end or (self._stretches and end > self._stretches[0].first + settings.ahead_bytes):
             return None
         self._next = end
-        self._stretches.append(stretch := _Stretch(first, end, came=first))
+        self._stretches.append(stretch := _Stretch(first, end))
         return stretch
 
     def _fetch(self, stretch: _Stretch) -> None:
@@ -263,8 +280,7 @@ class _Parts:
                 with self._came:
                     if self._over or stretch.passed:
                         return
-                    stretch.pieces.append(piece)
-                    stretch.came += len(piece)
+                    stretch.add(piece)
                     if stretch is self._stretches[0]:
                         self._came.notify()
 
