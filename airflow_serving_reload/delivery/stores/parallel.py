@@ -124,6 +124,7 @@ class ParallelFile(RemoteFile):
 class _Stretch:
     """A part on its way.
 
+    :param room: for all of it.
     :ivar came: position behind the last byte that has come.
     :ivar given: position behind the last byte that was read.
     :ivar passed: the single stream has read it.
@@ -131,27 +132,25 @@ class _Stretch:
 
     first: int
     end: int
+    room: bytearray
     came: int = field(init=False)
     given: int = field(init=False)
     passed: bool = False
-    _data: bytearray = field(init=False, repr=False)
-    """Room for all of it: what came in pieces of any size would leave gaps in the memory."""
 
     def __post_init__(self) -> None:
         self.came = self.given = self.first
-        self._data = bytearray(self.end - self.first)
 
     def add(self, piece: bytes) -> None:
         """Add what has come next."""
         begin = self.came - self.first
-        self._data[begin : begin + len(piece)] = piece
+        self.room[begin : begin + len(piece)] = piece
         self.came += len(piece)
 
     def take(self, size: int) -> bytes:
         """Give up to `size` bytes of what has come next."""
         begin = self.given - self.first
         self.given = min(self.given + size, self.came)
-        return bytes(memoryview(self._data)[begin : self.given - self.first])
+        return bytes(memoryview(self.room)[begin : self.given - self.first])
 
     @property
     def missing(self) -> bool:
@@ -180,6 +179,8 @@ class _Parts:
         """What was begun and not read, in order."""
         self._left: list[_Stretch] = []
         """What was begun and has to be gone on with, in order."""
+        self._rooms: list[bytearray] = []
+        """Used again, since memory that one thread gives back is not at once another one's to take."""
         lock = threading.Lock()
         self._came = threading.Condition(lock)
         self._free = threading.Condition(lock)
@@ -222,7 +223,7 @@ class _Parts:
     def _take(self, stretch: _Stretch, size: int) -> bytes:
         data = stretch.take(size)
         if stretch.given == stretch.end:
-            self._stretches.popleft()
+            self._rooms.append(self._stretches.popleft().room)
             self._free.notify_all()
         return data
 
@@ -270,7 +271,8 @@ class _Parts:
         if first >= end or (self._stretches and end > self._stretches[0].first + settings.ahead_bytes):
             return None
         self._next = end
-        self._stretches.append(stretch := _Stretch(first, end))
+        room = self._rooms.pop() if self._rooms else bytearray(settings.part_bytes)
+        self._stretches.append(stretch := _Stretch(first, end, room))
         return stretch
 
     def _fetch(self, stretch: _Stretch) -> None:
