@@ -22,9 +22,6 @@ MIB = 1 << 20
 CHUNK = MIB
 """Bytes moved at a time."""
 
-PIECE = MIB // 4
-"""Bytes asked of a connection at a time; it gives what it has, and what is left of the memory for more lies waste."""
-
 PACE_SECONDS = 10.0
 """Seconds between two lines of the log about one transfer."""
 
@@ -152,7 +149,7 @@ def _gathered(source: Readable) -> bytes:
     """Read until it is worth to wake another thread; sources give what they have, which may be little."""
     pieces = []
     missing = CHUNK
-    while missing > CHUNK // 2 and (piece := source.read(min(missing, PIECE))):
+    while missing > CHUNK // 2 and (piece := source.read(missing)):
         pieces.append(piece)
         missing -= len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)

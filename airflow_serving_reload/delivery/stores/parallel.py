@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from airflow_serving_reload.delivery.errors import StoreUnreachable
 from airflow_serving_reload.delivery.stores import reading
 from airflow_serving_reload.delivery.stores.reading import Part, RemoteFile
-from airflow_serving_reload.delivery.streams import MIB, PIECE
+from airflow_serving_reload.delivery.streams import MIB
 
 if TYPE_CHECKING:
     from airflow_serving_reload.delivery.stores.base import FileFacts, Store
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 MOST_CONNECTIONS = 10
 """As many as `requests` keeps for further use."""
+
+PIECE = MIB // 4
+"""Bytes taken from a connection at a time."""
 
 END_SECONDS = 1.0
 """How long to wait for threads that are to end; one that waits for a silent server ends with the store's timeout."""
