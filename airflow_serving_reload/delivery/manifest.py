@@ -27,6 +27,7 @@ from airflow_serving_reload.delivery.stores.base import FileFacts
 log = logging.getLogger(__name__)
 
 ENDING = "files"
+"""Of the name of a manifest."""
 
 
 class OnHost(NamedTuple):
