@@ -51,22 +51,33 @@ class Workplace:
         remote = {**_remote(way), "remote_model_name": name}
         return self._run(way, "upload", {**remote, "local_model_path": str(model)}, 3600)
 
-    def reload(self, way: Way, seconds: float = 3600, *, profile: bool = False, **others: Any) -> dict[str, Any]:
+    def reload(
+        self, way: Way, seconds: float = 3600, *, watched: bool = True, profile: bool = False, **others: Any
+    ) -> dict[str, Any]:
         """Deliver the model.
 
         :param seconds: how long that may take.
-        :param profile: tell where the time goes.
+        :param watched: look at its disk meanwhile, which takes time of its own where files are many.
+        :param profile: tell where the time goes, which takes time of its own as well.
         :param others: arguments of the operator in the place of the usual ones.
         """
         local = {"local_path": str(self.serving), "local_model_name": "model", "unpacked_filename": UNPACKED}
-        return self._run(way, "reload", {**_remote(way), **local, **others}, seconds, profile=profile)
+        arguments = {**_remote(way), **local, **others}
+        return self._run(way, "reload", arguments, seconds, watched=watched, profile=profile)
 
     def poll(self, way: Way, count: int) -> dict[str, Any]:
         """Look at the donefile again and again."""
         return self._run(way, "poll", {"conn_id": CONN_ID, "remote_path": way.remote_path, "count": count}, 3600)
 
     def _run(
-        self, way: Way, verb: str, arguments: dict[str, Any], seconds: float, *, profile: bool = False
+        self,
+        way: Way,
+        verb: str,
+        arguments: dict[str, Any],
+        seconds: float,
+        *,
+        watched: bool = True,
+        profile: bool = False,
     ) -> dict[str, Any]:
         """Run the program of tasks; adds `disk`, beyond what was there, and `child_memory`, as `Watch` has them."""
         outcome = self.folder / "outcome.json"
@@ -86,7 +97,8 @@ class Workplace:
                 while process.poll() is None:
                     if time.monotonic() > deadline:
                         raise TaskStuckError(f"it was killed after {seconds:g} s")
-                    watch.look()
+                    if watched:
+                        watch.look()
                     time.sleep(LOOK_SECONDS)
             finally:
                 with suppress(ProcessLookupError):

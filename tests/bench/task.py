@@ -12,6 +12,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# the program of every task's process, so that nothing of it is imported within the task
+import airflow.sdk.execution_time.task_runner  # noqa: F401
 from airflow.sdk import RetryAction
 
 from airflow_serving_reload.connections import open_store

@@ -240,6 +240,43 @@ def test_flipped_bits_of_a_header(header: int, place: int, staging: Path) -> Non
         unpacked(bytes(damaged), staging)
 
 
+@pytest.mark.parametrize("checksum", ["%06o\0 ", "%07o\0"])
+@pytest.mark.parametrize("byte", b"\0 \n017589_-+x/.\x80\xff")
+def test_headers_are_read_as_the_standard_library_reads_them(byte: int, checksum: str, staging: Path) -> None:
+    """Whatever stands in a field of a header: what comes out is what Python's own `tarfile` would take out."""
+    header = file("m/a", bytes(10), mode=0o744).header().tobuf(format=tarfile.USTAR_FORMAT)
+    rest = bytes(512 + 1024)
+    for place in (*range(100, 108), *range(124, 136), 156, 157, 257, 345, 346, 499, 500, 511):
+        changed = bytearray(header)
+        changed[place] = byte
+        changed[148:156] = b" " * 8
+        changed[148:156] = (checksum % sum(changed)).encode()
+        folder = staging / str(place)
+        folder.mkdir()
+        try:
+            unpacked(bytes(changed) + rest, folder)
+        except (Corrupt, Refused):
+            assert _taken_out_by_tarfile(bytes(changed) + rest) is None, place
+        else:
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            found = [(path.relative_to(folder), path.read_bytes(), bool(path.stat().st_mode & 0o100)) for path in files]
+            assert next(iter(found), None) == _taken_out_by_tarfile(bytes(changed) + rest), place
+
+
+def _taken_out_by_tarfile(packed: bytes) -> tuple[Path, bytes, bool] | None:
+    """Give the one file of an archive: its name, its bytes and whether it is executable; None if it is no such file."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            [member] = archive
+            path = Path(member.name)
+            if not member.isreg() or member.size < 0 or path.is_absolute() or ".." in path.parts or "\n" in str(path):
+                return None
+            data = archive.extractfile(member)
+            return (path, data.read(), bool(member.mode & 0o100)) if data else None
+    except (tarfile.TarError, ValueError, OverflowError):
+        return None
+
+
 def test_links_are_made_last(staging: Path) -> None:
     """A link inside may come before what it leads to, and nothing is written through it."""
     unpacked(tar(symlink("m/l", "real"), symlink("self", "m/.."), file("m/real/a", b"1")), staging)

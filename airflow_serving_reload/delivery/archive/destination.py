@@ -51,8 +51,8 @@ LONGEST_PATH = 1024
 LONGEST_CHARACTER = 4
 """Bytes that a character takes at most in a name."""
 
-LEADS_AWAY = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
-"""Finds parts of a path that are empty, `.` or `..`."""
+LEADING_AWAY = frozenset(("", ".", ".."))
+"""Parts of a path that are no names."""
 
 CONTROL = re.compile(r"[\0-\x1f]")
 """Finds control characters."""
@@ -78,7 +78,7 @@ class Destination:
         self.files = 0
         self.total_bytes = 0
         self._unpacked = 0
-        self._folder = folder
+        self._folder = str(folder)
         self._limits = limits
         self._packed = packed
         self._unchanged = unchanged
@@ -114,9 +114,11 @@ class Destination:
         written = synced = 0
         try:
             for chunk in chunks:
-                # Some zip archives declare a member's size only behind its data.
-                self._account(member, max(0, written + len(chunk) - max(size, written)))
                 written += len(chunk)
+                # Some zip archives declare a member's size only behind its data.
+                if written > size:
+                    self._account(member, written - size)
+                    size = written
                 self._compare_with_packed(member, len(chunk))
                 if twin and descriptor == NONE:
                     if twin.goes_on_with(chunk):
@@ -164,7 +166,7 @@ class Destination:
         for path, target in links.items():
             path.unlink()
             path.symlink_to(target)
-        root = self._folder.resolve()
+        root = Path(self._folder).resolve()
         for path, target in links.items():
             member = str(path.relative_to(self._folder))
             end = _end_of(path)
@@ -182,10 +184,11 @@ class Destination:
         if member.startswith("/"):
             self.refuse(member, "its name is absolute or leads upwards")
         if name in ("", "."):
-            return str(self._folder)
-        if LEADS_AWAY.search(name):
+            return self._folder
+        parts = name.split("/")
+        if not LEADING_AWAY.isdisjoint(parts):
             self.refuse(member, "its name is absolute or leads upwards")
-        if _is_too_long(name) or CONTROL.search(name):
+        if _is_too_long(name, parts) or CONTROL.search(name):
             self.refuse(member, "its name holds control characters or is too long")
         return f"{self._folder}/{name}"
 
@@ -233,10 +236,10 @@ def _end_of(link: Path) -> Path | None:
         return None
 
 
-def _is_too_long(name: str) -> bool:
-    if len(name) * LONGEST_CHARACTER <= LONGEST_NAME:
+def _is_too_long(path: str, parts: Iterable[str]) -> bool:
+    if len(path) * LONGEST_CHARACTER <= LONGEST_NAME:
         return False
-    return len(os.fsencode(name)) > LONGEST_PATH or any(len(os.fsencode(p)) > LONGEST_NAME for p in name.split("/"))
+    return len(os.fsencode(path)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in parts)
 
 
 def _write_all(descriptor: int, chunk: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import tarfile
 from collections.abc import Iterator
 from typing import IO, Self, cast
@@ -16,6 +17,17 @@ LONGEST_HEADERS = 4 << 20
 
 LONGEST_PADDING = 4 << 20
 """Bytes of zeros that a tar archive may have behind its end; tar fills its last record, mostly of 10 KiB, with them."""
+
+FILE_HEADER = struct.Struct("100s 8s 16x 12s 12x 8s c 188x 167s")
+"""Name, mode, size, checksum, kind, and what lies behind the device numbers: mostly nothing."""
+
+CHECKSUM = slice(148, 156)
+"""Where the checksum lies."""
+
+CHECKSUM_BLANK = sum(b" " * 8)
+"""What it counts for in itself."""
+
+NOTHING_BEHIND = bytes(167)
 
 
 def looks_like_tar(head: bytes) -> bool:
@@ -58,9 +70,29 @@ class _StrictTarInfo(tarfile.TarInfo):
         if len(buf) < tarfile.BLOCKSIZE:
             raise Corrupt("it ends without the mark that ends a tar archive")
         try:
-            return super().frombuf(buf, encoding, errors)
+            return cls._of_plain_file(buf, encoding, errors) or super().frombuf(buf, encoding, errors)
         except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
             raise Corrupt(f"the header of a member is damaged ({error})") from error
+
+    @classmethod
+    def _of_plain_file(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self | None:
+        """Read the header of a file with nothing unusual about it; None for all others.
+
+        tarfile takes four times as long, which models of many small files feel.
+        """
+        name, *numbers, kind, behind = FILE_HEADER.unpack(buf)
+        mode, size, checksum = (number.rstrip(b"\0 ") for number in numbers)
+        if kind != tarfile.REGTYPE or behind != NOTHING_BEHIND or not (mode + size + checksum).isdigit():
+            return None
+        header = cls()
+        try:
+            header.mode, header.size = int(mode, 8), int(size, 8)
+            if int(checksum, 8) != sum(buf) - sum(buf[CHECKSUM]) + CHECKSUM_BLANK:
+                return None
+        except ValueError:
+            return None
+        header.name = name.partition(tarfile.NUL)[0].decode(encoding, errors)
+        return header
 
 
 class _Stream:
