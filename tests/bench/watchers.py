@@ -73,8 +73,8 @@ def main(arguments: Sequence[str]) -> None:
     options = _options(arguments)
     rows, cases = [], []
     command = f"make bench BENCH={shlex.quote(shlex.join(['watchers', *arguments]))}"
-    for store, count in product(options.store, options.watchers):
-        case = Case(store, count, min(options.folders, count), options.beside, options.deferred)
+    for store, count, beside in product(options.store, options.watchers, options.beside):
+        case = Case(store, count, min(options.folders, count), beside, options.deferred)
         told = measure(case, options)
         cases.append({**asdict(case), **told})
         rows.append([str(case), *(f"{value:g}" if value is not None else "-" for value in told.values())])
@@ -200,7 +200,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--poke-interval", type=float, default=10, help="seconds (default: %(default)s)")
     parser.add_argument("--changes", type=int, default=100, help="donefiles changed at once (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="to measure at rest (default: %(default)s)")
-    parser.add_argument("--beside", choices=BESIDE, help="watch as many on another store, too, which is like this")
+    parser.add_argument(
+        "--beside", nargs="+", choices=BESIDE, default=[None], help="watch as many on another store, too, that is so"
+    )
     parser.add_argument("--deferred", action="store_true", help="wait in deferred sensors, in place of watchers")
     parser.add_argument("--save", default="watchers", help="name of the file of figures (default: %(default)s)")
     return parser.parse_args(arguments)
