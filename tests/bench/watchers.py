@@ -41,6 +41,7 @@ MIB = 1 << 20
 PERCENT = 100
 SLOW_SECONDS = 5.0
 BESIDE = {"slow": SLOW_SECONDS, "silent": None}
+NOBODY = "nobody"
 LONGEST_DELAY = 300.0
 
 
@@ -74,7 +75,8 @@ def main(arguments: Sequence[str]) -> None:
     rows, cases = [], []
     command = f"make bench BENCH={shlex.quote(shlex.join(['watchers', *arguments]))}"
     for store, count, beside in product(options.store, options.watchers, options.beside):
-        case = Case(store, count, min(options.folders, count), beside, options.deferred)
+        neighbour = None if beside == NOBODY else beside
+        case = Case(store, count, min(options.folders, count), neighbour, options.deferred)
         told = measure(case, options)
         cases.append({**asdict(case), **told})
         rows.append([str(case), *(f"{value:g}" if value is not None else "-" for value in told.values())])
@@ -201,7 +203,11 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--changes", type=int, default=100, help="donefiles changed at once (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="to measure at rest (default: %(default)s)")
     parser.add_argument(
-        "--beside", nargs="+", choices=BESIDE, default=[None], help="watch as many on another store, too, that is so"
+        "--beside",
+        nargs="+",
+        choices=[NOBODY, *BESIDE],
+        default=[NOBODY],
+        help="watch as many on another store, too, that is so (default: %(default)s)",
     )
     parser.add_argument("--deferred", action="store_true", help="wait in deferred sensors, in place of watchers")
     parser.add_argument("--save", default="watchers", help="name of the file of figures (default: %(default)s)")
