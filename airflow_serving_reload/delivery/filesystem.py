@@ -13,13 +13,16 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
-SYNC_FILE_RANGE_WRITE = 2
+
+SYNC_EACH = 32 << 20
+"""Bytes after which the disk begins with what was written."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -40,18 +43,6 @@ def exchange(first: Path, second: Path) -> None:
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(first), None, str(second))
-
-
-def begin_to_sync(descriptor: int, begin: int, end: int) -> None:
-    """Let the disk begin with a part of a file, so that less is left to wait for at the end; where it can be asked to.
-
-    :param descriptor: of the file.
-    :param begin: the first byte of the part.
-    :param end: the first byte behind it.
-    """
-    if hasattr(_libc, "sync_file_range"):
-        position, length = ctypes.c_int64(begin), ctypes.c_int64(end - begin)
-        _libc.sync_file_range(descriptor, position, length, SYNC_FILE_RANGE_WRITE)
 
 
 def beside(path: Path, ending: str) -> Path:
@@ -79,6 +70,46 @@ def sync_filesystem(path: Path) -> None:
             os.sync()
     finally:
         os.close(descriptor)
+
+
+class SyncAhead:
+    """Lets the disk begin with what is written while more comes, so that less is left to wait for at the end.
+
+    By `sync_filesystem` and a thread, since a model may be many small files, each of them too small to begin with.
+
+    :param folder: that everything is written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._unsynced = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        self._under_way: Future[None] | None = None
+
+    def wrote(self, count: int) -> None:
+        """Note that some bytes more were written.
+
+        :raises OSError: earlier ones could not be.
+        """
+        self._unsynced += count
+        if self._unsynced < SYNC_EACH or (self._under_way and not self._under_way.done()):
+            return
+        self._expect_success()
+        self._unsynced = 0
+        self._under_way = self._thread.submit(sync_filesystem, self._folder)
+
+    def finish(self) -> None:
+        """Wait for what was begun.
+
+        :raises OSError: it could not be written.
+        """
+        self._thread.shutdown()
+        self._expect_success()
+
+    def _expect_success(self) -> None:
+        # Linux tells of an error once, so that the sync at the end would know nothing of it.
+        if self._under_way:
+            self._under_way.result()
 
 
 def sync_folder(path: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from airflow_serving_reload.delivery.errors import PublicationFailed, Refused
+from airflow_serving_reload.delivery.filesystem import SyncAhead
 from airflow_serving_reload.delivery.manifest import Memory, OnHost, Remembered, telling
 from airflow_serving_reload.delivery.stores.base import FileFacts, Store, child
 from airflow_serving_reload.delivery.streams import CHUNK, Digesting, Progress, Readable
@@ -147,12 +148,16 @@ def receive_folder(store: Store, path: str, memory: Memory) -> Moved:
     with saving(memory.arriving.folder):
         memory.arriving.remove_all_but(names, parts=True)
     scan = cache(store.scan)
+    ahead = SyncAhead(memory.arriving.folder)
     moved = {}
     for name, source in names.items():
         folder, _, last = source.rpartition("/")
         listed = (scan(folder) or {}).get(last)
         moved[name] = receive_file(store, source, name, memory, listed=listed, progress=progress)
+        with saving(memory.arriving.folder):
+            ahead.wrote(moved[name].total_bytes - moved[name].spared)
     with saving(memory.arriving.folder):
+        ahead.finish()
         memory.arriving.remove_all_but(names, parts=False)
     return _together(moved.items())
 

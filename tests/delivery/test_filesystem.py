@@ -68,6 +68,25 @@ def test_syncing(known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             sync(tmp_path / "absent")
 
 
+def test_syncing_ahead(tmp_path: Path) -> None:
+    """The disk begins once enough was written, and what it could not take is told at the end, if not before."""
+    ahead = filesystem.SyncAhead(tmp_path / "absent")
+    ahead.wrote(filesystem.SYNC_EACH - 1)
+    ahead.finish()
+
+    ahead = filesystem.SyncAhead(tmp_path / "absent")
+    ahead.wrote(filesystem.SYNC_EACH)
+    with pytest.raises(FileNotFoundError):
+        ahead.finish()
+
+    def write_on(ahead: filesystem.SyncAhead) -> None:
+        while True:
+            ahead.wrote(filesystem.SYNC_EACH)
+
+    with pytest.raises(FileNotFoundError):
+        write_on(filesystem.SyncAhead(tmp_path / "absent"))
+
+
 def test_replacing_a_file(tmp_path: Path) -> None:
     """A file is made, then replaced by another one with the time that was asked for, and nothing else is left."""
     file = tmp_path / ("x" * 255)

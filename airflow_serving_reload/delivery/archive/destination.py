@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from airflow_serving_reload.delivery.errors import Refused
-from airflow_serving_reload.delivery.filesystem import begin_to_sync
+from airflow_serving_reload.delivery.filesystem import SyncAhead
 
 if TYPE_CHECKING:
     from airflow_serving_reload.delivery.archive.unchanged import Twin, Unchanged
@@ -38,9 +38,6 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 
-
-SYNC_EACH = 32 << 20
-"""Bytes of a file after which the disk begins with them."""
 
 LONGEST_NAME = 255
 """Bytes that Linux file systems allow a name at most."""
@@ -79,6 +76,7 @@ class Destination:
         self.total_bytes = 0
         self._unpacked = 0
         self._folder = str(folder)
+        self._ahead = SyncAhead(folder)
         self._limits = limits
         self._packed = packed
         self._unchanged = unchanged
@@ -111,7 +109,7 @@ class Destination:
         twin = self._twin(path, size, executable=executable)
         descriptor = NONE if twin else create()
         self.files += 1
-        written = synced = 0
+        written = 0
         try:
             for chunk in chunks:
                 written += len(chunk)
@@ -126,9 +124,7 @@ class Destination:
                     descriptor = create()
                     twin.copy_to(descriptor)
                 _write_all(descriptor, chunk)
-                if written - synced >= SYNC_EACH:
-                    begin_to_sync(descriptor, synced, written)
-                    synced = written
+                self._ahead.wrote(len(chunk))
             if twin and descriptor == NONE and not self._make(member, path, lambda: twin.link(path)):
                 descriptor = create()
                 twin.copy_to(descriptor)
@@ -161,7 +157,11 @@ class Destination:
         self._symlinks[path] = target
 
     def finish(self) -> None:
-        """Make the symbolic links, and prove that none leads out of the folder."""
+        """Make the symbolic links, and prove that none leads out of the folder.
+
+        :raises OSError: the disk could not take what was written.
+        """
+        self._ahead.finish()
         links = {Path(path): target for path, target in self._symlinks.items()}
         for path, target in links.items():
             path.unlink()
