@@ -23,7 +23,6 @@ DOING = {
     ("destination.py", "_write_all"): "write",
     ("destination.py", "add_file"): "write",
     ("destination.py", "<lambda>"): "write",
-    ("filesystem.py", "begin_to_sync"): "sync",
     ("filesystem.py", "sync_filesystem"): "sync",
     ("filesystem.py", "sync_folder"): "sync",
     ("filesystem.py", "replace_file"): "publish",
