@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_serving_reload.connections import open_store
-from airflow_serving_reload.delivery.listing import TRUSTED_SECONDS
+from airflow_serving_reload.delivery.listing import ABSENCE_TRUSTED_SECONDS, TRUSTED_SECONDS
 from airflow_serving_reload.demo.processes import Processes
 from tests.bench.figures import save, show
 from tests.bench.watched_airflow import Group, WatchingAirflow
@@ -164,8 +164,9 @@ def _times(case: Case, airflow: WatchingAirflow, since: datetime | None = None) 
 
 def _wait_for_rest(case: Case, options: argparse.Namespace, store: WatchedStore, airflow: WatchingAirflow) -> None:
     """Wait until the store is asked no more in an interval than it will be from now on."""
-    # a donefile that no listing shows to have changed is looked at again now and then all the same
-    looks = 2 * case.count * options.poke_interval / TRUSTED_SECONDS
+    # a donefile that no listing shows to have changed is looked at again now and then, one that is absent more often
+    trusted = ABSENCE_TRUSTED_SECONDS if case.deferred else TRUSTED_SECONDS
+    looks = 2 * case.count * options.poke_interval / trusted
 
     def rests() -> bool:
         before = _requests(store)
