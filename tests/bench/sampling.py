@@ -31,7 +31,7 @@ DOING = {
 """A file's name and its function, in which a thread is innermost, to what it does there."""
 
 STAGES = ("socket", "digest", "decompression", "write", "sync", "publish", "other")
-WAITING = {"queue.py", "threading.py"}
+WAITING = {"queue.py", "threading.py", "thread.py"}
 
 
 @contextmanager
