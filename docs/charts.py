@@ -19,20 +19,23 @@ COLOURS = {"ours": "#1b7f5c", "curl": "#8f9bb3", "monitor": "#d98c4a"}
 
 
 def main() -> None:
-    """Draw every chart whose figures are there."""
+    """Draw every chart."""
     mpl.rcParams.update(
         {"svg.hashsalt": "charts", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     )
     for name, draw in CHARTS.items():
-        file = FIGURES / f"{name}.json"
-        if file.exists():
-            draw(json.loads(file.read_text())["figures"])
-            plt.savefig(IMAGES / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
-            plt.close()
+        draw()
+        plt.savefig(IMAGES / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+        plt.close()
 
 
-def _delivery(figures: dict[str, Any]) -> None:
-    kinds = figures["kinds"]
+def _figures(name: str) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads((FIGURES / f"{name}.json").read_text())["figures"]
+    return figures
+
+
+def _delivery() -> None:
+    kinds = _figures("delivery")["kinds"]
     _, axes = plt.subplots(figsize=(7, 2 + 0.4 * len(kinds)))
     for row, (who, name) in enumerate(NAMES.items()):
         places = [place + 0.27 * row for place, kind in enumerate(kinds) if who in kind["synced"]]
@@ -45,7 +48,8 @@ def _delivery(figures: dict[str, Any]) -> None:
     axes.legend(frameon=False)
 
 
-def _growth(figures: dict[str, Any]) -> None:
+def _growth() -> None:
+    figures = _figures("growth")
     _, (seconds, memory) = plt.subplots(1, 2, figsize=(8, 3))
     for who, name in NAMES.items():
         kinds = [kind for kind in figures["kinds"] if who in kind["synced"]]
@@ -61,8 +65,9 @@ def _growth(figures: dict[str, Any]) -> None:
     memory.set_ylim(0, 80)
 
 
-def _watchers(figures: dict[str, Any]) -> None:
-    cases = [case for case in figures["cases"] if case["store"] == "http"]
+def _watchers() -> None:
+    figures = _figures("watchers")
+    cases = [*figures["cases"], *_figures("watchers-many")["cases"]]
     counts = [case["count"] for case in cases]
     _, (cpu, delay, memory) = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
     cpu.plot(counts, [case["cpu_percent"] for case in cases], "o-", color=COLOURS["ours"])
@@ -89,12 +94,12 @@ def _logarithmic(axes: Axes, across: str, up: str, *, both: bool = True) -> None
     axes.set_axisbelow(True)
 
 
-CHARTS: dict[str, Callable[[dict[str, Any]], None]] = {
+CHARTS: dict[str, Callable[[], None]] = {
     "delivery": _delivery,
     "growth": _growth,
     "watchers": _watchers,
 }
-"""Name of a file of figures, and of the picture, to what draws it."""
+"""Name of the picture to what draws it."""
 
 
 if __name__ == "__main__":
