@@ -127,6 +127,10 @@ class WatchingAirflow:
         begin = since.astimezone(UTC).replace(tzinfo=None).isoformat(" ")
         return int(self._ask("select count(*) from asset_event where timestamp > ?", begin)[0][0])
 
+    def remembered(self) -> int:
+        """Give the number of donefiles of which the state of an asset tells."""
+        return int(self._ask("select count(distinct asset_id) from asset_state_store")[0][0])
+
     def triggers(self) -> int:
         """Give the number of triggers that the triggerer has."""
         return int(self._ask("select count(*) from trigger where triggerer_id is not null")[0][0])

@@ -28,7 +28,8 @@ worker_processes 1;
 error_log error.log;
 events {{ worker_connections 1024; }}
 http {{
-  access_log access.log combined buffer=64k flush=1s;
+  log_format paths $uri;
+  access_log paths.log paths buffer=64k flush=1s;
   client_body_temp_path temporary;
   proxy_temp_path temporary;
   fastcgi_temp_path temporary;
@@ -47,14 +48,14 @@ class WatchedStore:
     :param fields: of the connection.
     :param address: where its server listens.
     :param put: makes or replaces a donefile, with a time of long ago or of now.
-    :param requests: gives how many requests it has had; None if it does not tell.
+    :param requests: gives the path of each request that it has had; None if it does not tell.
     :param environment: further variables of the triggerer.
     """
 
     fields: Mapping[str, object]
     address: Address
     put: Callable[[str, bytes, bool], None]
-    requests: Callable[[], int] | None = None
+    requests: Callable[[], list[str]] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def variables(self, conn_id: str) -> dict[str, str]:
@@ -93,9 +94,9 @@ def http(servers: Servers, folder: Path) -> Iterator[WatchedStore]:
     address = Address("127.0.0.1", port)
     wait_for_port(servers.processes, server, address)
 
-    def requests() -> int:
-        with (folder / "access.log").open("rb") as log:
-            return sum(chunk.count(b"\n") for chunk in iter(lambda: log.read(1 << 20), b""))
+    def requests() -> list[str]:
+        with (folder / "paths.log").open() as log:
+            return log.read().split()
 
     fields = {"conn_type": "http", "host": address.host, "port": port}
     yield WatchedStore(fields, address, _putting(folder / "files"), requests)

@@ -102,7 +102,7 @@ def measure(case: Case, options: argparse.Namespace) -> Mapping[str, float | Non
         seen = None
         if not case.deferred:
             _put(store, places, "0", old=True)
-            seen = _common_version(environment, places)
+            seen = _common_version(environment, places) if store.requests else None
         groups = [Group("watched", "watched", places, options.poke_interval, case.deferred, seen)]
         if case.beside:
             other = stack.enter_context(slow(folder / "beside", BESIDE[case.beside]))
@@ -124,17 +124,18 @@ def _measure(
     began = time.monotonic()
     airflow.wait(lambda: airflow.triggers() >= case.count, f"{case.count} triggers")
     if told:
-        airflow.wait(lambda: len(_times(case, airflow)) >= case.count, f"{case.count} first events")
-    elif store.requests is not None:
-        airflow.wait(lambda: _requests(store) >= case.count, f"{case.count} first looks")
+        airflow.wait(lambda: airflow.remembered() >= case.count, f"{case.count} first events, remembered")
+    elif store.requests:
+        wanted = {f"{folder}/{name}" for folder, name in places}
+        airflow.wait(lambda: wanted.issubset(_requests(store)), f"{case.count} first looks")
     started = time.monotonic() - began
-    # what was told of is remembered, and each donefile looked at once more
+    # each donefile is looked at once more
     time.sleep(2 * options.poke_interval + 10)
     _wait_for_rest(case, options, store, airflow)
     with airflow.measured(store.address.port) as costs:
-        asked = _requests(store)
+        asked = len(_requests(store))
         time.sleep(options.seconds)
-        asked = _requests(store) - asked
+        asked = len(_requests(store)) - asked
     changed = places[:: max(1, case.count // options.changes)][: options.changes]
     delays = []
     at = datetime.now(UTC)
@@ -171,15 +172,15 @@ def _wait_for_rest(case: Case, options: argparse.Namespace, store: WatchedStore,
     looks = 2 * case.count * options.poke_interval / trusted
 
     def rests() -> bool:
-        before = _requests(store)
+        before = len(_requests(store))
         time.sleep(options.poke_interval)
-        return _requests(store) - before <= 1.2 * case.folders + 1 + looks
+        return len(_requests(store)) - before <= 1.2 * case.folders + 1 + looks
 
     airflow.wait(rests, "rest")
 
 
-def _requests(store: WatchedStore) -> int:
-    return store.requests() if store.requests else 0
+def _requests(store: WatchedStore) -> list[str]:
+    return store.requests() if store.requests else []
 
 
 def _common_version(environment: Mapping[str, str], places: Sequence[tuple[str, str]]) -> Mapping[str, Any] | None:
