@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -48,7 +49,7 @@ class WatchedStore:
     :param fields: of the connection.
     :param address: where its server listens.
     :param put: makes or replaces a donefile, with a time of long ago or of now.
-    :param requests: gives the path of each request that it has had; None if it does not tell.
+    :param requests: gives the path of each request that it has had, but for those about none; None if it does not tell.
     :param environment: further variables of the triggerer.
     """
 
@@ -82,6 +83,15 @@ def _putting(root: Path) -> Callable[[str, bytes, bool], None]:
     return put
 
 
+def _logged(log: Path, path: str) -> Callable[[], list[str]]:
+    """Give what finds the paths in a server's log, of which an expression tells how each stands there."""
+
+    def requests() -> list[str]:
+        return re.findall(path, log.read_text(errors="replace"))
+
+    return requests
+
+
 @contextmanager
 def http(servers: Servers, folder: Path) -> Iterator[WatchedStore]:
     """Start an nginx."""
@@ -94,12 +104,8 @@ def http(servers: Servers, folder: Path) -> Iterator[WatchedStore]:
     address = Address("127.0.0.1", port)
     wait_for_port(servers.processes, server, address)
 
-    def requests() -> list[str]:
-        with (folder / "paths.log").open() as log:
-            return log.read().split()
-
     fields = {"conn_type": "http", "host": address.host, "port": port}
-    yield WatchedStore(fields, address, _putting(folder / "files"), requests)
+    yield WatchedStore(fields, address, _putting(folder / "files"), _logged(folder / "paths.log", r"(?m)^(.*)$"))
 
 
 @contextmanager
@@ -112,7 +118,8 @@ def ftp(servers: Servers, _folder: Path) -> Iterator[WatchedStore]:
         files = server.folder / "files"
         files.mkdir(exist_ok=True)
         fields = {"conn_type": "ftp", "host": server.address.host, "port": server.address.port}
-        yield WatchedStore({**fields, "login": USER, "password": PASSWORD}, server.address, _putting(files))
+        fields |= {"login": USER, "password": PASSWORD}
+        yield WatchedStore(fields, server.address, _putting(files), _logged(server.folder / "log", r'"[A-Z]+ (/.*)"'))
 
 
 @contextmanager
@@ -121,10 +128,13 @@ def _in_hdfs(servers: Servers, over: Callable[[Servers, Path], AbstractContextMa
         assert way.address is not None
 
         def put(path: str, content: bytes, old: bool) -> None:
-            # a time of a second ago is as good as one of long ago there
             servers.hdfs.administrator.write(path, data=content, overwrite=True)
+            if old:
+                servers.hdfs.administrator.set_times(path, modification_time=LONG_AGO * 1000)
 
-        yield WatchedStore(way.fields, way.address, put, environment=way.environment)
+        audited = rf" audit: .*ugi={USER} .*src=(\S+)"
+        requests = _logged(servers.hdfs.folder / "namenode.log", audited)
+        yield WatchedStore(way.fields, way.address, put, requests, way.environment)
 
 
 def webhdfs(servers: Servers, _folder: Path) -> AbstractContextManager[WatchedStore]:

@@ -102,7 +102,7 @@ def measure(case: Case, options: argparse.Namespace) -> Mapping[str, float | Non
         seen = None
         if not case.deferred:
             _put(store, places, "0", old=True)
-            seen = _common_version(environment, places) if store.requests else None
+            seen = _common_version(environment, places)
         groups = [Group("watched", "watched", places, options.poke_interval, case.deferred, seen)]
         if case.beside:
             other = stack.enter_context(slow(folder / "beside", BESIDE[case.beside]))
