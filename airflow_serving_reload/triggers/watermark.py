@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Self
 from weakref import WeakKeyDictionary
 
 from airflow_serving_reload.task import donefile_version
@@ -23,40 +25,82 @@ WATERMARK = "donefile"
 PERSISTED_AFTER = 5.0
 """Seconds within which the triggerer passes an event on to its supervisor, unless that keeps it waiting."""
 
-AT_ONCE = 64
-"""Questions about states under way at most, so that events do not have to queue behind those of ten thousand assets."""
+AT_ONCE = 16
+"""States that are read at once, and written, at most, so that events do not queue behind those of ten thousand."""
 
 
 class Watermark:
     """The version of a donefile that was announced last.
 
+    With ten thousand assets it takes Airflow minutes to tell all their states. Until it is known, the version seen
+    first stands in for it: any other one behind that is new, and whether that one is shows once the state is known.
+
     :param state: state of the donefile's asset; None if there is no asset.
+    :param last_seen: what it is if nothing is remembered.
     """
 
-    def __init__(self, state: AssetStateStoreAccessors | AssetStateStoreAccessor | None) -> None:
+    def __init__(
+        self, state: AssetStateStoreAccessors | AssetStateStoreAccessor | None, last_seen: DonefileVersion | None
+    ) -> None:
+        self.last: DonefileVersion | None = None
         self._state = state
+        self._last_seen = last_seen
         self._supervisor = _supervisors.setdefault(asyncio.get_running_loop(), _Supervisor())
+        self._known = False
+        self._standing_in: DonefileVersion | None = None
         self._announced: tuple[float, DonefileVersion] | None = None
 
-    async def read(self) -> DonefileVersion | None:
-        """Give the version that is remembered."""
-        if self._state is None:
-            return None
-        async with self._supervisor.turns:
-            return donefile_version(await self._state.aget(WATERMARK))
+    @asynccontextmanager
+    async def being_read(self, seconds: float) -> AsyncGenerator[Self]:
+        """Begin to read it, and wait until it is known.
 
-    def announce(self, version: DonefileVersion) -> None:
-        """Take note of a version whose event is about to be handed to the triggerer."""
+        :param seconds: to wait for it, at most.
+        """
+        self._reading = asyncio.create_task(self._read())
+        try:
+            await asyncio.wait([self._reading], timeout=seconds)
+            yield self
+        finally:
+            self._reading.cancel()
+
+    async def _read(self) -> DonefileVersion | None:
+        if self._state is None:
+            return self._last_seen
+        async with self._supervisor.reads:
+            return donefile_version(await self._state.aget(WATERMARK)) or self._last_seen
+
+    def overdue(self) -> DonefileVersion | None:
+        """Give the version that was seen first if it now turns out to be new; it counts as announced then."""
+        if self._known or not self._reading.done():
+            return None
+        self._known = True
+        last = self._reading.result()
+        if self._standing_in not in (None, last):
+            return self._announce(self._standing_in)
+        self.last = self.last or last
+        return None
+
+    def is_news(self, version: DonefileVersion) -> bool:
+        """Take in another version than the last, and tell whether it is surely new; if so, it counts as announced."""
+        if self.last is None and not self._known:
+            self.last = self._standing_in = version
+            return False
+        self._announce(version)
+        return True
+
+    def _announce(self, version: DonefileVersion) -> DonefileVersion:
+        self.last, self._standing_in = version, None
         self._announced = time.monotonic(), version
+        return version
 
     async def write_if_safe(self) -> None:
-        """Remember the version announced last if its event is in Airflow's database, as far as can be known."""
+        """Have the version announced last remembered if its event is in Airflow's database, as far as can be known."""
         if self._state is None or self._announced is None:
             return
         at, version = self._announced
         if not self._supervisor.has_stored_events_until(at, self._state):
             return
-        async with self._supervisor.turns:
+        async with self._supervisor.writes:
             await self._state.aset(WATERMARK, version.to_dict())
         self._announced = None
 
@@ -65,7 +109,8 @@ class _Supervisor:
     """What is known of the process that stores the events, and that answers questions about states in between."""
 
     def __init__(self) -> None:
-        self.turns = asyncio.Semaphore(AT_ONCE)
+        # who has something to remember watches on only when it is, and so must not wait for those who begin
+        self.reads, self.writes = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(AT_ONCE)
         self._stored_until = 0.0
         self._asking: asyncio.Task[None] | None = None
 

@@ -136,6 +136,41 @@ async def test_unsafe_event_is_repeated(workplace):
             assert await next_event() == first
 
 
+async def test_watches_before_its_state_is_known(workplace):
+    """A change is told of while Airflow has yet to tell the state, and nothing that came before it is told of later."""
+    workplace.upload("v1")
+    trigger = DonefileTrigger(**ARGUMENTS)
+    trigger.asset_state_store = assets = WatchedAssets(answers=0)
+    async with running(trigger) as next_event:
+        with pytest.raises(TimeoutError):
+            await next_event(0.2)
+        second = workplace.upload("v2")["donefile"]
+        assert await next_event() == second
+        assets.answers.set()
+        with pytest.raises(TimeoutError):
+            await next_event(0.2)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_state_that_is_known_late(workplace, announced):
+    """A version that was there before the state was known is told of once it shows that it was not, and only then."""
+    first = workplace.upload("v1")["donefile"]
+    trigger = DonefileTrigger(**ARGUMENTS)
+    trigger.asset_state_store = assets = WatchedAssets(answers=0)
+    assets.state = {"donefile": first} if announced else {}
+    async with running(trigger) as next_event:
+        with pytest.raises(TimeoutError):
+            await next_event(0.2)
+        assets.answers.set()
+        if announced:
+            with pytest.raises(TimeoutError):
+                await next_event(0.2)
+            second = workplace.upload("v2")["donefile"]
+            assert await next_event() == second
+        else:
+            assert await next_event() == first
+
+
 async def test_lives_through_faults(workplace, monkeypatch, capsys):
     """A watcher outlives a store that cannot be reached and a connection that is missing, and says so."""
 
