@@ -194,6 +194,12 @@ class WatchingAirflow:
         costs.connections = max(costs.connections, connections)
         costs.unhealthy += not self.stack.client.is_healthy("triggerer", since=datetime.fromtimestamp(0, UTC))
 
+    def cpu_over(self, seconds: float) -> float:
+        """Give the part of one core that the triggerer takes from now on for so many seconds."""
+        began, cpu = time.monotonic(), self._cpu()
+        time.sleep(seconds)
+        return (self._cpu() - cpu) / (time.monotonic() - began)
+
     def processes(self) -> list[psutil.Process]:
         """Give the triggerer's processes."""
         return [self.triggerer, *self.triggerer.children(recursive=True)]

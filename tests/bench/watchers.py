@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from airflow_serving_reload.connections import open_store
-from airflow_serving_reload.delivery.listing import ABSENCE_TRUSTED_SECONDS, TRUSTED_SECONDS
 from airflow_serving_reload.demo.processes import Processes
 from tests.bench.figures import save, show
 from tests.bench.watched_airflow import Group, WatchingAirflow
@@ -132,9 +131,9 @@ def _measure(
         wanted = {f"{folder}/{name}" for folder, name in places}
         airflow.wait(lambda: wanted.issubset(_requests(store)), f"{case.count} first looks")
     started = time.monotonic() - began
-    # each donefile is looked at once more
+    # each donefile is looked at once more, and Airflow tells the states
     time.sleep(2 * options.poke_interval + 10)
-    _wait_for_rest(case, options, store, airflow)
+    airflow.wait(lambda: airflow.cpu_over(options.poke_interval) < BUSY, "rest")
     with airflow.measured(store.address.port) as costs:
         asked = len(_requests(store))
         time.sleep(options.seconds)
@@ -166,21 +165,6 @@ def _times(case: Case, airflow: WatchingAirflow, since: datetime | None = None) 
     if case.deferred:
         return airflow.resumed()
     return {name: at for name, at in airflow.events(since).items() if name.startswith("watched")}
-
-
-def _wait_for_rest(case: Case, options: argparse.Namespace, store: WatchedStore, airflow: WatchingAirflow) -> None:
-    """Wait until the store is asked no more in an interval than it will be from now on, and all states are told."""
-    # a donefile that no listing shows to have changed is looked at again now and then, one that is absent more often
-    trusted = ABSENCE_TRUSTED_SECONDS if case.deferred else TRUSTED_SECONDS
-    looks = 2 * case.count * options.poke_interval / trusted
-
-    def rests() -> bool:
-        before = len(_requests(store))
-        with airflow.measured(store.address.port) as costs:
-            time.sleep(options.poke_interval)
-        return costs.cpu < BUSY and len(_requests(store)) - before <= 1.2 * case.folders + 1 + looks
-
-    airflow.wait(rests, "rest")
 
 
 def _requests(store: WatchedStore) -> list[str]:
