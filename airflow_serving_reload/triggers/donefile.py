@@ -93,38 +93,42 @@ class DonefileTrigger(BaseEventTrigger):
         evidence = Evidence(self.remote_donefile_name)
         faults = 0
         due = 0.0
-        with self._folder.watched(), threads_for(self.conn_id, self.remote_path) as threads:
-            async with watermark.being_read(self.poke_interval):
-                async for glance in _at_once(shared_stream):
-                    await watermark.write_if_safe()
-                    if overdue := watermark.overdue():
-                        yield self._changed(overdue)
-                    if glance.fault is not None:
-                        faults += 1
-                        if self.task_instance is not None:
-                            # a task has a log of its own, while those of watchers are one, where this stands already
-                            self._complain(glance.fault, faults)
-                        continue
-                    if glance.began < due or evidence.proves_unchanged(glance.listing):
-                        continue
-                    try:
-                        decision, seen = await self._look(threads, watermark.last)
-                    except Exception as fault:  # noqa: BLE001 - a watcher that raises is started again without a pause
-                        evidence.forget()
-                        if isinstance(fault, Refused) and self.task_instance is not None:
-                            # A sensor's task can fail and tell why; a watcher has only its log, and must not die.
-                            yield _event({"error": str(fault)})
-                            return
-                        faults += 1
-                        self._complain(fault, faults)
-                        pause = pause_after(faults, self.poke_interval)
-                        due = max(time.monotonic(), glance.began + pause - self.poke_interval / 2)
-                        continue
-                    faults = 0
-                    due = time.monotonic()
-                    evidence.looked(seen, glance.listing)
-                    if decision is Decision.CHANGED and seen is not None and watermark.is_news(seen):
-                        yield self._changed(seen)
+        with (
+            self._folder.watched(),
+            threads_for(self.conn_id, self.remote_path) as threads,
+            watermark.being_read() as reading,
+        ):
+            await asyncio.wait([reading], timeout=self.poke_interval)
+            async for glance in _at_once(shared_stream):
+                await watermark.write_if_safe()
+                if overdue := watermark.overdue():
+                    yield self._changed(overdue)
+                if glance.fault is not None:
+                    faults += 1
+                    if self.task_instance is not None:
+                        # a task has a log of its own, while those of watchers are one, where this stands already
+                        self._complain(glance.fault, faults)
+                    continue
+                if glance.began < due or evidence.proves_unchanged(glance.listing):
+                    continue
+                try:
+                    decision, seen = await self._look(threads, watermark.last)
+                except Exception as fault:  # noqa: BLE001 - a watcher that raises is started again without a pause
+                    evidence.forget()
+                    if isinstance(fault, Refused) and self.task_instance is not None:
+                        # A sensor's task can fail and tell why; a watcher has only its log, and must not die.
+                        yield _event({"error": str(fault)})
+                        return
+                    faults += 1
+                    self._complain(fault, faults)
+                    pause = pause_after(faults, self.poke_interval)
+                    due = max(time.monotonic(), glance.began + pause - self.poke_interval / 2)
+                    continue
+                faults = 0
+                due = time.monotonic()
+                evidence.looked(seen, glance.listing)
+                if decision is Decision.CHANGED and seen is not None and watermark.is_news(seen):
+                    yield self._changed(seen)
 
     async def _look(
         self, threads: StoreThreads, last: DonefileVersion | None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from airflow_serving_reload.task import donefile_version
@@ -50,16 +50,12 @@ class Watermark:
         self._standing_in: DonefileVersion | None = None
         self._announced: tuple[float, DonefileVersion] | None = None
 
-    @asynccontextmanager
-    async def being_read(self, seconds: float) -> AsyncGenerator[Self]:
-        """Begin to read it, and wait until it is known.
-
-        :param seconds: to wait for it, at most.
-        """
+    @contextmanager
+    def being_read(self) -> Iterator[asyncio.Task[DonefileVersion | None]]:
+        """Read it meanwhile; gives the task that does."""
         self._reading = asyncio.create_task(self._read())
         try:
-            await asyncio.wait([self._reading], timeout=seconds)
-            yield self
+            yield self._reading
         finally:
             self._reading.cancel()
 
