@@ -113,19 +113,13 @@ class WatchingAirflow:
                     stack.client.trigger(f"{group.name}_sensors")
             yield airflow
 
-    def events(self, since: datetime | None = None) -> dict[str, datetime]:
+    def events(self, since: datetime) -> dict[str, datetime]:
         """Give the time of the last event of each asset, or of each sensor's trigger, behind a moment."""
         query = (
             "select asset.name, max(asset_event.timestamp) from asset_event join asset on asset.id = asset_id "
             "where asset_event.timestamp > ? group by asset.name"
         )
-        begin = (since or datetime(2000, 1, 1, tzinfo=UTC)).astimezone(UTC).replace(tzinfo=None).isoformat(" ")
-        return {name: datetime.fromisoformat(at).replace(tzinfo=UTC) for name, at in self._ask(query, begin)}
-
-    def count_events(self, since: datetime) -> int:
-        """Give the number of events behind a moment."""
-        begin = since.astimezone(UTC).replace(tzinfo=None).isoformat(" ")
-        return int(self._ask("select count(*) from asset_event where timestamp > ?", begin)[0][0])
+        return {name: datetime.fromisoformat(at).replace(tzinfo=UTC) for name, at in self._ask(query, _text(since))}
 
     def remembered(self) -> int:
         """Give the number of donefiles of which the state of an asset tells."""
@@ -135,13 +129,13 @@ class WatchingAirflow:
         """Give the number of triggers that the triggerer has."""
         return int(self._ask("select count(*) from trigger where triggerer_id is not null")[0][0])
 
-    def resumed(self) -> dict[int, datetime]:
-        """Give when each sensor came back from the triggerer, by its index."""
+    def resumed(self, since: datetime) -> dict[str, datetime]:
+        """Give when each sensor came back from the triggerer behind a moment, by its index."""
         query = (
-            "select map_index, updated_at from task_instance where task_id = 'wait' and trigger_id is null "
-            "and next_method is not null"
+            "select map_index, scheduled_dttm from task_instance where task_id = 'wait' and trigger_id is null "
+            "and scheduled_dttm > ?"
         )
-        return {index: datetime.fromisoformat(at).replace(tzinfo=UTC) for index, at in self._ask(query)}
+        return {index: datetime.fromisoformat(at).replace(tzinfo=UTC) for index, at in self._ask(query, _text(since))}
 
     def _ask(self, query: str, *values: str) -> list[tuple[str, ...]]:
         with closing(sqlite3.connect(f"file:{self._database}?mode=ro", uri=True, timeout=60)) as connection:
@@ -210,3 +204,8 @@ class WatchingAirflow:
     def _blocked(self) -> int:
         log = self.stack.log("triggerer").read_text(errors="replace")
         return log.count("async thread was blocked") + log.count("appears deadlocked")
+
+
+def _text(moment: datetime) -> str:
+    """Give a moment as the database has it."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ")

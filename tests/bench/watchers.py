@@ -161,9 +161,9 @@ def _measure(
     }
 
 
-def _times(case: Case, airflow: WatchingAirflow, since: datetime | None = None) -> Mapping[object, datetime]:
+def _times(case: Case, airflow: WatchingAirflow, since: datetime) -> Mapping[str, datetime]:
     if case.deferred:
-        return airflow.resumed()
+        return airflow.resumed(since)
     return {name: at for name, at in airflow.events(since).items() if name.startswith("watched")}
 
 
