@@ -29,9 +29,10 @@ UNSETTLED_PAUSE = 0.5
 class DonefileTrigger(BaseEventTrigger):
     """Watch a donefile, and fire once for each version of it.
 
-    As an asset's watcher it begins with the version that the asset's state remembers. It writes a version there only
-    after its event is safe, so that an event is repeated rather than lost when the triggerer dies. As a deferred
-    sensor's trigger it begins with `last_seen`. A store that cannot be reached is tried again, ever more slowly.
+    As an asset's watcher it begins with the version that the asset's state remembers, and watches already while Airflow
+    takes long to tell it. It writes a version there only after its event is safe, so that an event is repeated rather
+    than lost when the triggerer dies. As a deferred sensor's trigger it begins with `last_seen`. A store that cannot be
+    reached is tried again, ever more slowly.
 
     Triggers of donefiles in one folder, with one interval, share what the triggerer asks of the store: one listing
     serves all of those of which it proves that they are what they were, and only the others are looked at.

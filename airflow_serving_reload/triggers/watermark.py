@@ -33,7 +33,8 @@ class Watermark:
     """The version of a donefile that was announced last.
 
     With ten thousand assets it takes Airflow minutes to tell all their states. Until it is known, the version seen
-    first stands in for it: any other one behind that is new, and whether that one is shows once the state is known.
+    first stands in for it: any other one behind that is new, and whether that one is shows once the state is known. If
+    it has been replaced by then, only its successor is announced.
 
     :param state: state of the donefile's asset; None if there is no asset.
     :param last_seen: what it is if nothing is remembered.
