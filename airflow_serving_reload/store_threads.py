@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 if TYPE_CHECKING:
     from airflow_serving_reload.delivery.stores.base import Store
@@ -22,7 +22,21 @@ THREADS = 8
 IDLE_SECONDS = 60.0
 """A connection that was not used for so long is closed, if another one was."""
 
+SWEEP_SECONDS = 0.05
+"""How long a thread goes through the questions that wait, before it tells the answers."""
+
 Answer = TypeVar("Answer")
+
+
+class _Waiting(NamedTuple):
+    question: Callable[[Store], Any]
+    answer: asyncio.Future[Any]
+
+
+class _Told(NamedTuple):
+    to: asyncio.Future[Any]
+    answer: Any = None
+    fault: Exception | None = None
 
 
 class StoreThreads:
@@ -41,6 +55,9 @@ class StoreThreads:
         self._idle: deque[tuple[float, Store]] = deque()
         self._opener: Callable[[], Store] | None = None
         self._reading = asyncio.Lock()
+        self._waiting: deque[_Waiting] = deque()
+        self._sweeps: set[asyncio.Task[None]] = set()
+        self._prompt_sweeps = 0
         self._closed = False
         self.users = 0
 
@@ -50,23 +67,75 @@ class StoreThreads:
         :raises DeliveryError: there is no store behind the connection.
         :raises Exception: what the question raises.
         """
-        from airflow_serving_reload.connections import store_opener
-
-        if (opener := self._opener) is None:
-            async with self._reading:
-                # whoever was waited for may have read it
-                opener = self._opener = self._opener or await store_opener(self._conn_id, self._remote_path)
+        opener = await self._current_opener()
         return await asyncio.wrap_future(self._threads.submit(self._ask, opener, question))
 
-    async def turn(self) -> None:
-        """Wait until all that was asked before has at least begun."""
-        await asyncio.wrap_future(self._threads.submit(lambda: None))
+    async def ask_last(self, question: Callable[[Store], Answer]) -> Answer:
+        """Ask the store something that ten thousand others ask, too, and that must not keep `ask` waiting.
+
+        A thread answers several such questions in turn, since to go from thread to thread costs as much as to ask.
+
+        :raises DeliveryError: there is no store behind the connection.
+        :raises Exception: what the question raises.
+        """
+        opener = await self._current_opener()
+        waiting = _Waiting(question, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        if not self._prompt_sweeps:
+            self._begin_sweeps(1, opener)
+        return await waiting.answer  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Let the threads end, and close each store once nobody waits for its answer."""
         self._closed = True
         self._threads.submit(self._close_idle)
         self._threads.shutdown(wait=False)
+
+    async def _current_opener(self) -> Callable[[], Store]:
+        from airflow_serving_reload.connections import store_opener
+
+        if (opener := self._opener) is None:
+            async with self._reading:
+                # whoever was waited for may have read it
+                opener = self._opener = self._opener or await store_opener(self._conn_id, self._remote_path)
+        return opener
+
+    def _begin_sweeps(self, most: int, opener: Callable[[], Store]) -> None:
+        for _ in range(min(most, THREADS - len(self._sweeps))):
+            if self._waiting and not self._closed:
+                opener = self._opener or opener
+                told: deque[_Told] = deque()
+                going = asyncio.wrap_future(self._threads.submit(self._go_through, opener, told))
+                self._sweeps.add(asyncio.create_task(self._sweep(opener, going, told)))
+                self._prompt_sweeps += 1
+
+    async def _sweep(self, opener: Callable[[], Store], going: asyncio.Future[None], told: deque[_Told]) -> None:
+        """Tell what a thread has answered; where it takes long, or leaves something, one more thread begins."""
+        done, _ = await asyncio.wait([going], timeout=2 * SWEEP_SECONDS)
+        self._prompt_sweeps -= 1
+        if not done:
+            _tell(told)
+            self._begin_sweeps(1, opener)
+            await asyncio.wait([going])
+        _tell(told)
+        self._sweeps.remove(cast("asyncio.Task[None]", asyncio.current_task()))
+        self._begin_sweeps(2, opener)
+
+    def _go_through(self, opener: Callable[[], Store], told: deque[_Told]) -> None:
+        """Answer what waits, as long as a sweep lasts, or until a fault: then the connection has to be read anew."""
+        until = time.monotonic() + SWEEP_SECONDS
+        with suppress(IndexError):
+            while True:
+                question, answer = self._waiting.popleft()
+                if answer.cancelled():
+                    continue
+                try:
+                    told.append(_Told(answer, self._ask(opener, question)))
+                except Exception as fault:  # noqa: BLE001 - who has asked is told
+                    told.append(_Told(answer, fault=fault))
+                    return
+                if time.monotonic() >= until:
+                    return
 
     def _ask(self, opener: Callable[[], Store], question: Callable[[Store], Answer]) -> Answer:
         store = self._lend() or opener()
@@ -91,6 +160,17 @@ class StoreThreads:
         with suppress(IndexError):
             while self._idle[0][0] < unused_since:
                 self._idle.popleft()[1].close()
+
+
+def _tell(told: deque[_Told]) -> None:
+    while told:
+        to, answer, fault = told.popleft()
+        if to.cancelled():
+            continue
+        if fault is None:
+            to.set_result(answer)
+        else:
+            to.set_exception(fault)
 
 
 _shared: dict[tuple[str, str], StoreThreads] = {}

@@ -95,7 +95,7 @@ class DonefileTrigger(BaseEventTrigger):
         faults = 0
         due = 0.0
         with (
-            self._folder.watched(),
+            self._folder.watched(self.remote_donefile_name),
             threads_for(self.conn_id, self.remote_path) as threads,
             watermark.being_read() as reading,
         ):

@@ -1,14 +1,15 @@
-"""One folder of a store, listed at intervals for all triggers that watch donefiles in it."""
+"""One folder of a store, asked for at intervals for all triggers that watch donefiles in it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from airflow_serving_reload.delivery.errors import NotThereYet, StoreUnreachable
@@ -26,7 +27,7 @@ RAREST = 6
 """How many intervals lie between two such tries at most, so that who looks often soon sees the store again."""
 
 NAMES_EACH = 500
-"""Names in a folder, for each donefile watched there, up to which listing it costs less than looking at each."""
+"""Names in a folder, for each donefile watched there, up to which listing it costs less than asking for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Glance:
     """What those who watch a folder are told at each interval.
 
     :param began: when, on the clock of `time.monotonic`; whoever looked later knows more.
-    :param listing: what was listed; None if nothing was, so that each has to look for itself.
+    :param listing: what is told of each donefile that is there; None if nothing is, so that each looks for itself.
     :param fault: why the store could not be reached.
     """
 
@@ -57,20 +58,26 @@ class Folder:
     poke_interval: float
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Count among those who watch it."""
-        _watchers[self] += 1
+    def watched(self, name: str) -> Iterator[None]:
+        """Have glances tell of a donefile.
+
+        :param name: of the donefile.
+        """
+        names = _watched[self]
+        names[name] += 1
         try:
             yield
         finally:
-            _watchers[self] -= 1
-            if not _watchers[self]:
-                del _watchers[self]
+            names[name] -= 1
+            if not names[name]:
+                del names[name]
+            if not names:
+                _watched.pop(self, None)
 
     async def glances(self) -> AsyncGenerator[Glance]:
         """Glance at it at each interval, for ever.
 
-        A glance takes its turn among what else is asked of the store, so glances do not pile up before a slow one.
+        It is asked for behind all looks, so that what has changed is looked at before what may have.
         """
         faults = names = 0
         with threads_for(self.conn_id, self.remote_path) as threads:
@@ -78,18 +85,16 @@ class Folder:
                 began = time.monotonic()
                 listing: Mapping[str, FileFacts] | None = None
                 fault: StoreUnreachable | None = None
-                # a single donefile is looked at for what its folder costs
-                if max(names / NAMES_EACH, 2) <= _watchers[self]:
-                    try:
-                        listing = await threads.ask(self._list)
-                        names = len(listing or ())
-                    except StoreUnreachable as unreachable:
-                        fault = unreachable
-                    except Exception:
-                        # those who look for themselves are told what it is
-                        log.debug("%s cannot be listed", self, exc_info=True)
-                else:
-                    await threads.turn()
+                watched = tuple(_watched.get(self, ()))
+                few = len(watched) < max(names / NAMES_EACH, 2)
+                try:
+                    listing = await threads.ask_last(partial(self._ask_for, watched) if few else self._list)
+                    names = names if few else len(listing or ())
+                except StoreUnreachable as unreachable:
+                    fault = unreachable
+                except Exception:
+                    # those who look for themselves are told what it is
+                    log.debug("%s tells nothing of its files", self, exc_info=True)
                 faults = 0 if fault is None else faults + 1
                 if fault:
                     log.warning("watching %s:%s, fault %d in a row: %s", self.conn_id, self.remote_path, faults, fault)
@@ -102,8 +107,17 @@ class Folder:
         except NotThereYet:
             return {}
 
+    def _ask_for(self, names: Collection[str], store: Store) -> Mapping[str, FileFacts]:
+        from airflow_serving_reload.delivery.stores.base import child
 
-_watchers: Counter[Folder] = Counter()
+        told = {}
+        for name in names:
+            with suppress(NotThereYet):
+                told[name] = store.stat(child(self.remote_path, name))
+        return told
+
+
+_watched: defaultdict[Folder, Counter[str]] = defaultdict(Counter)
 
 
 def pause_after(faults: int, poke_interval: float) -> float:

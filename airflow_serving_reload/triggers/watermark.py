@@ -25,8 +25,9 @@ WATERMARK = "donefile"
 PERSISTED_AFTER = 5.0
 """Seconds within which the triggerer passes an event on to its supervisor, unless that keeps it waiting."""
 
-AT_ONCE = 16
-"""States that are read at once, and written, at most, so that events do not queue behind those of ten thousand."""
+AT_ONCE = 2
+"""States that are read at once, and written, at most: Airflow tells one after the other, and stores events in between,
+which must not queue behind those of ten thousand."""
 
 
 class Watermark:

@@ -7,7 +7,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,27 +63,31 @@ def _fault(operator: DeliveryOperator, error: Exception) -> dict[str, Any]:
 
 
 def poll(conn_id: str, remote_path: str, count: int) -> dict[str, Any]:
-    """Look at an unchanged donefile, as the trigger does.
+    """Look at an unchanged donefile, and ask whether it is unchanged, as the trigger does.
 
     :param count: how often, behind a first look that connects.
-    :return: `first`, seconds of that look; of the others `seconds`, their median, and `cpu_seconds` of each one, those
-        of processes that it starts included.
+    :return: `first`, seconds of that look; `look` and `question`, each a pair: the median of their seconds, and the
+        seconds of processor time of each one, those of processes that it starts included.
     """
     donefile = child(remote_path, "donefile")
     with open_store(conn_id, remote_path) as store:
         began = time.perf_counter()
-        known = store.donefile(donefile)
+        assert store.donefile(donefile) is not None
         first = time.perf_counter() - began
-        assert known is not None
-        took = []
-        cpu_before = _cpu_seconds()
-        for _ in range(count):
-            began = time.perf_counter()
-            seen = store.donefile(donefile)
-            took.append(time.perf_counter() - began)
-            assert seen == known
-        cpu_seconds = (_cpu_seconds() - cpu_before) / count
-    return {"first": first, "seconds": statistics.median(took), "cpu_seconds": cpu_seconds}
+        look = _repeated(lambda: store.donefile(donefile), count)
+        question = _repeated(lambda: store.stat(donefile), count)
+    return {"first": first, "look": look, "question": question}
+
+
+def _repeated(ask: Callable[[], object], count: int) -> tuple[float, float]:
+    known, took = ask(), []
+    cpu_before = _cpu_seconds()
+    for _ in range(count):
+        began = time.perf_counter()
+        seen = ask()
+        took.append(time.perf_counter() - began)
+        assert seen == known
+    return statistics.median(took), (_cpu_seconds() - cpu_before) / count
 
 
 def _cpu_seconds() -> float:

@@ -188,11 +188,11 @@ class WatchingAirflow:
         costs.connections = max(costs.connections, connections)
         costs.unhealthy += not self.stack.client.is_healthy("triggerer", since=datetime.fromtimestamp(0, UTC))
 
-    def cpu_over(self, seconds: float) -> float:
-        """Give the part of one core that the triggerer takes from now on for so many seconds."""
-        began, cpu = time.monotonic(), self._cpu()
+    def supervisor_cpu(self, seconds: float) -> float:
+        """Give the part of one core that the triggerer's supervisor takes from now on for so many seconds."""
+        began = sum(self.triggerer.cpu_times()[:2])
         time.sleep(seconds)
-        return (self._cpu() - cpu) / (time.monotonic() - began)
+        return (sum(self.triggerer.cpu_times()[:2]) - began) / seconds
 
     def processes(self) -> list[psutil.Process]:
         """Give the triggerer's processes."""

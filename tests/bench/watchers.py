@@ -43,8 +43,8 @@ PERCENT = 100
 SLOW_SECONDS = 5.0
 BESIDE = {"slow": SLOW_SECONDS, "silent": None}
 NOBODY = "nobody"
-BUSY = 0.7
-"""Part of a core that a triggerer takes at least as long as it is still telling ten thousand watchers their states."""
+BUSY = 0.5
+"""Part of a core that the supervisor takes at least as long as it tells ten thousand watchers their states."""
 
 LONGEST_DELAY = 300.0
 
@@ -56,7 +56,9 @@ class Case:
     :param store: transport.
     :param count: of donefiles.
     :param folders: that they are in.
-    :param beside: as many donefiles are watched on another store, which is slow or silent.
+    :param beside: other donefiles are watched on another store, which is slow or silent.
+    :param neighbours: how many.
+    :param neighbour_folders: that they are in.
     :param deferred: by sensors.
     """
 
@@ -64,13 +66,18 @@ class Case:
     count: int
     folders: int
     beside: str | None
+    neighbours: int
+    neighbour_folders: int
     deferred: bool
 
     def __str__(self) -> str:
         """Name it for a table."""
         what = f"{self.count:,} {'sensors' if self.deferred else 'watchers'}, {self.store}"
-        folders = "one folder" if self.folders == 1 else f"{self.folders:,} folders"
-        return f"{what}, {folders}" + (f", as many on a {self.beside} store" if self.beside else "")
+        return f"{what}, {_folders(self.folders)}" + (
+            f", beside {self.neighbours:,} on a {self.beside} store, {_folders(self.neighbour_folders)}"
+            if self.beside
+            else ""
+        )
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -79,8 +86,16 @@ def main(arguments: Sequence[str]) -> None:
     rows, cases = [], []
     command = f"make bench BENCH={shlex.quote(shlex.join(['watchers', *arguments]))}"
     for store, count, beside in product(options.store, options.watchers, options.beside):
-        neighbour = None if beside == NOBODY else beside
-        case = Case(store, count, min(options.folders, count), neighbour, options.deferred)
+        neighbours = 0 if beside == NOBODY else options.neighbours or count
+        case = Case(
+            store,
+            count,
+            folders=min(options.folders, count),
+            beside=beside if neighbours else None,
+            neighbours=neighbours,
+            neighbour_folders=min(options.neighbour_folders, neighbours),
+            deferred=options.deferred,
+        )
         told = measure(case, options)
         cases.append({**asdict(case), **told})
         rows.append([str(case), *(f"{value:g}" if value is not None else "-" for value in told.values())])
@@ -108,7 +123,8 @@ def measure(case: Case, options: argparse.Namespace) -> Mapping[str, float | Non
         groups = [Group("watched", "watched", places, options.poke_interval, case.deferred, seen)]
         if case.beside:
             other = stack.enter_context(slow(folder / "beside", BESIDE[case.beside]))
-            groups.append(Group("beside", "beside", places, options.poke_interval, case.deferred))
+            others = donefiles(case.neighbours, case.neighbour_folders)
+            groups.append(Group("beside", "beside", others, options.poke_interval, case.deferred))
             environment |= other.variables("beside")
         airflow = stack.enter_context(WatchingAirflow.running(folder / "airflow", groups, environment))
         return _measure(case, options, store, places, airflow, told=seen is None and not case.deferred)
@@ -124,7 +140,8 @@ def _measure(
     told: bool,
 ) -> Mapping[str, float | None]:
     began = time.monotonic()
-    airflow.wait(lambda: airflow.triggers() >= case.count, f"{case.count} triggers")
+    triggers = case.count + case.neighbours
+    airflow.wait(lambda: airflow.triggers() >= triggers, f"{triggers} triggers")
     if told:
         airflow.wait(lambda: airflow.remembered() >= case.count, f"{case.count} first events, remembered")
     elif store.requests:
@@ -133,13 +150,13 @@ def _measure(
     started = time.monotonic() - began
     # each donefile is looked at once more, and Airflow tells the states
     time.sleep(2 * options.poke_interval + 10)
-    airflow.wait(lambda: airflow.cpu_over(options.poke_interval) < BUSY, "rest")
+    airflow.wait(lambda: airflow.supervisor_cpu(options.poke_interval) < BUSY, "rest")
     with airflow.measured(store.address.port) as costs:
         asked = len(_requests(store))
         time.sleep(options.seconds)
         asked = len(_requests(store)) - asked
     changed = places[:: max(1, case.count // options.changes)][: options.changes]
-    delays = []
+    delays: list[float] = []
     at = datetime.now(UTC)
     _put(store, changed, "1", old=False)
     with airflow.measured(store.address.port) as during:
@@ -159,6 +176,10 @@ def _measure(
         "unhealthy": costs.unhealthy + during.unhealthy,
         "blocked": costs.blocked + during.blocked,
     }
+
+
+def _folders(count: int) -> str:
+    return "one folder" if count == 1 else f"{count:,} folders"
 
 
 def _times(case: Case, airflow: WatchingAirflow, since: datetime) -> Mapping[str, datetime]:
@@ -201,8 +222,10 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         nargs="+",
         choices=[NOBODY, *BESIDE],
         default=[NOBODY],
-        help="watch as many on another store, too, that is so (default: %(default)s)",
+        help="watch others on another store, too, that is so (default: %(default)s)",
     )
+    parser.add_argument("--neighbours", type=int, help="how many others (default: as many)")
+    parser.add_argument("--neighbour-folders", type=int, default=1, help="that they are in (default: %(default)s)")
     parser.add_argument("--deferred", action="store_true", help="wait in deferred sensors, in place of watchers")
     parser.add_argument("--save", default="watchers", help="name of the file of figures (default: %(default)s)")
     return parser.parse_args(arguments)

@@ -41,6 +41,7 @@ class Offers:
     :param tells_uploads_apart: whether two uploads in one second never look the same.
     :param forbids: whether there can be a file that the store may not read.
     :param asks_password: whether the server wants one.
+    :param keeps_connections: whether the server takes more than one question by each.
     :param no_names_with: characters that no name on this server can have.
     """
 
@@ -54,6 +55,7 @@ class Offers:
     scans: bool = True
     forbids: bool = False
     asks_password: bool = False
+    keeps_connections: bool = True
     no_names_with: str = ""
 
     def allow(self, name: str) -> bool:

@@ -9,8 +9,8 @@ import errno
 import io
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 import pytest
@@ -18,7 +18,7 @@ import pytest
 from airflow_serving_reload.delivery.donefile import SMALL, Decision, DonefileVersion, decide
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.listing import Evidence
-from airflow_serving_reload.delivery.stores.base import Entry, Store, child
+from airflow_serving_reload.delivery.stores.base import Entry, FileFacts, Store, child
 from airflow_serving_reload.delivery.streams import CHUNK
 
 from .bench import PASSWORD, WRONG_PASSWORD, Bench, NetworkBench, Offers
@@ -111,12 +111,32 @@ def look(store: Store, path: str = DONEFILE) -> DonefileVersion:
     return seen
 
 
-def evidence_of(store: Store, name: str) -> Evidence:
-    """Look at a donefile before and after a listing."""
+Telling = Callable[[Store], Mapping[str, FileFacts] | None]
+
+
+def listed(store: Store) -> Mapping[str, FileFacts] | None:
+    """Have one listing tell of the donefiles."""
+    return store.scan("/models")
+
+
+def asked(store: Store) -> Mapping[str, FileFacts]:
+    """Ask for the facts of each donefile."""
+    told = {}
+    for name in ("donefile", "absent"):
+        with suppress(NotThereYet):
+            told[name] = store.stat(f"/models/{name}")
+    return told
+
+
+tell_by_either = pytest.mark.parametrize("tell", [pytest.param(listed, marks=pytest.mark.needs(scans=True)), asked])
+
+
+def evidence_of(store: Store, name: str, tell: Telling) -> Evidence:
+    """Look at a donefile before and after the store has told of it."""
     evidence = Evidence(name)
     evidence.looked(store.donefile(f"/models/{name}"), None)
-    listing = store.scan("/models")
-    evidence.looked(store.donefile(f"/models/{name}"), listing)
+    told = tell(store)
+    evidence.looked(store.donefile(f"/models/{name}"), told)
     return evidence
 
 
@@ -398,28 +418,29 @@ class StoreContract:
         except Refused as refusal:
             assert "/models" in str(refusal)  # noqa: PT017 - either is right
 
-    @pytest.mark.needs(scans=True, tells_times=True)
-    def test_scan_proves_that_nothing_changed(self, bench: Bench) -> None:
-        """A listing proves that a donefile of long ago is still the same, and that an absent one is still absent."""
+    @pytest.mark.needs(tells_times=True)
+    @tell_by_either
+    def test_nothing_changed_is_proved(self, bench: Bench, tell: Telling) -> None:
+        """What is told proves that a donefile of long ago is still the same, and that an absent one is still absent."""
         bench.put(DONEFILE, b"1", mtime=LONG_AGO)
         for name in ("donefile", "absent"):
-            evidence = evidence_of(bench.store, name)
-            assert evidence.proves_unchanged(bench.store.scan("/models"))
+            evidence = evidence_of(bench.store, name, tell)
+            assert evidence.proves_unchanged(tell(bench.store))
         bench.put("/models/absent")
-        assert not evidence.proves_unchanged(bench.store.scan("/models"))
+        assert not evidence.proves_unchanged(tell(bench.store))
 
-    @pytest.mark.needs(scans=True)
+    @tell_by_either
     @pytest.mark.parametrize("mtime", [None, LONG_AGO - 200_000])
     @pytest.mark.parametrize("content", [b"", b"1"])
-    def test_no_scan_hides_an_upload(self, bench: Bench, content: bytes, mtime: float | None) -> None:
-        """However soon after a look the same donefile is uploaded again, and if it is older, no listing hides that."""
+    def test_no_upload_is_hidden(self, bench: Bench, content: bytes, mtime: float | None, tell: Telling) -> None:
+        """However soon after a look the same donefile is uploaded again, and if it is older, that is never hidden."""
         if not (content or self.offers.tells_times):
             content = b"0"
         for _ in range(self.uploads_at_once):
             bench.put(DONEFILE, content, mtime=mtime and LONG_AGO)
-            evidence = evidence_of(bench.store, "donefile")
+            evidence = evidence_of(bench.store, "donefile", tell)
             bench.put(DONEFILE, content, mtime=mtime)
-            assert not evidence.proves_unchanged(bench.store.scan("/models"))
+            assert not evidence.proves_unchanged(tell(bench.store))
 
     @pytest.mark.needs(lists=True)
     def test_page_in_a_folder_does_not_hide_its_files(self, bench: Bench) -> None:
@@ -651,6 +672,19 @@ class NetworkStoreContract(StoreContract):
             OPERATIONS[doing](store)
         assert bench.content(DONEFILE) == b"old"
         assert WRONG_PASSWORD not in caplog.text
+
+    @pytest.mark.needs(keeps_connections=True)
+    def test_questions_share_connections(self, bench: NetworkBench) -> None:
+        """However often a store is asked about files, there or not, it makes no more connections than for the first."""
+        bench.put(DONEFILE, b"1")
+        with CuttingProxy(bench.address).running() as proxy, bench.connect(proxy.address) as store:
+            store.stat(DONEFILE)
+            first = len(proxy.answered)
+            for _ in range(3):
+                store.stat(DONEFILE)
+                with pytest.raises(NotThereYet):
+                    store.stat(MODEL)
+            assert len(proxy.answered) == first > 0
 
     @pytest.mark.parametrize("doing", ["asking for", "opening"])
     def test_cut_answer_is_unreachable(self, bench: NetworkBench, doing: str) -> None:

@@ -69,7 +69,14 @@ def bench(hdfs: Hdfs, hadoop_program: Path) -> Iterator[HadoopCliBench]:
 
 
 OFFERS = Offers(
-    lists=True, uploads=True, renames=True, ranges=True, forbids=True, tells_uploads_apart=True, no_names_with=":\\"
+    lists=True,
+    uploads=True,
+    renames=True,
+    ranges=True,
+    forbids=True,
+    tells_uploads_apart=True,
+    keeps_connections=False,
+    no_names_with=":\\",
 )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import certifi
 import pytest
 import requests
+from requests.auth import HTTPDigestAuth
 
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.stores import reading
@@ -129,6 +131,33 @@ def test_no_server_lets_a_transfer_wait_for_ever(monkeypatch: pytest.MonkeyPatch
         assert read(store, MODEL) == BODY
 
 
+# what the session says
+
+THERE = answer("200 OK", "Content-Length: 1", LAST_MODIFIED)
+
+
+def test_questions_carry_what_the_session_says() -> None:
+    """The session's headers and its password go with each question, and so does a cookie once the server has set it."""
+    first = answer("200 OK", "Content-Length: 1", LAST_MODIFIED, "Set-Cookie: visit=1; Path=/")
+    with Answers([first, first, THERE]).running() as server, answering(server) as store:
+        store._session.auth = (USER, PASSWORD)
+        store._session.headers["X-Key"] = "1"
+        for _ in range(3):
+            assert store.stat(MODEL).size == 1
+    assert all("Authorization: Basic " in head and "X-Key: 1" in head for head in server.asked)
+    assert ["Cookie: visit=1" in head for head in server.asked] == [False, False, True, True]
+
+
+def test_challenge_is_answered_for_each_path() -> None:
+    """Where the password is proved anew for each path, each question proves it for its own."""
+    challenge = answer("401 Unauthorized", 'WWW-Authenticate: Digest realm="m", nonce="1"', "Content-Length: 0")
+    with Answers([challenge, THERE]).running() as server, answering(server) as store:
+        store._session.auth = HTTPDigestAuth(USER, PASSWORD)
+        assert store.stat(MODEL).size == store.stat(DONEFILE).size == 1
+    proved = [re.findall(r'Authorization: Digest .*uri="(.*?)"', head) for head in server.asked]
+    assert proved == [[], [MODEL], [DONEFILE]]
+
+
 # redirects
 
 
@@ -138,6 +167,7 @@ def test_redirected_file_is_read(bench: HttpBench) -> None:
     with store_at(f"http://127.0.0.1:{bench.address.port}/moved") as store:
         assert read(store, DONEFILE) == b"1"
         assert look(store) == look(store)
+        assert store.stat(DONEFILE).size == 1
         assert store.list("/models") == [Entry("donefile", False)]
 
 

@@ -39,7 +39,7 @@ def served(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Ht
 class TestPythonHttpServer(NetworkStoreContract):
     """The contract over `python -m http.server`."""
 
-    offers = Offers(lists=True, scans=False, uploads=False, renames=False, ranges=False)
+    offers = Offers(lists=True, scans=False, uploads=False, renames=False, ranges=False, keeps_connections=False)
 
     @pytest.fixture
     def bench(self, served: HttpBench) -> HttpBench:

@@ -171,12 +171,12 @@ async def test_state_that_is_known_late(workplace, announced):
             assert await next_event() == first
 
 
-async def test_lives_through_faults(workplace, monkeypatch, capsys):
+async def test_lives_through_faults(workplace, monkeypatch, capsys, caplog):
     """A watcher outlives a store that cannot be reached and a connection that is missing, and says so."""
 
     async def hear(words):
         heard = ""
-        while words not in heard:
+        while words not in heard + caplog.text:
             await asyncio.sleep(0.01)
             heard += capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""Many donefiles watched at once: one listing serves all of a folder, nothing is lost, and no store delays another."""
+"""Many donefiles watched at once: the store is asked for little, nothing is lost, and no store delays another."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ class Store:
         self.root = root
         root.mkdir(parents=True)
         self.asked = []
+        self.methods = []
+        self.refuses = ()
         self.waiting = self.most_waiting = 0
         self.answers = asyncio.Event()
         self.answers.set()
@@ -41,13 +43,16 @@ class Store:
     @web.middleware
     async def _count(self, request, handler):
         self.asked.append(request.path)
+        self.methods.append(request.method)
         self.waiting += 1
         self.most_waiting = max(self.most_waiting, self.waiting)
         try:
             await self.answers.wait()
         finally:
             self.waiting -= 1
-        return web.Response(status=503) if self.busy else await handler(request)
+        if self.busy or request.method in self.refuses:
+            return web.Response(status=503 if self.busy else 405)
+        return await handler(request)
 
     @asynccontextmanager
     async def running(self, monkeypatch, conn_id):
@@ -139,16 +144,24 @@ async def test_one_listing_serves_all(store, deferred):
         assert {len(told) for told in events.values()} == {1}
 
 
-async def test_no_upload_is_lost(store):
+@pytest.mark.parametrize("apart", [False, True])
+async def test_no_upload_is_lost(store, apart):
     """Of donefiles replaced twice in one second the last upload is announced, be they alike in time and length."""
     names = [f"donefile-{number}" for number in range(20)]
+    folders = {name: f"models/{name}" if apart else "models" for name in [*names, "absent"]}
     for name in names:
-        store.put(f"models/{name}", b"0", mtime=LONG_AGO)
-    async with watching(*map(trigger, names), trigger("absent")) as events:
-        await until(lambda: store.asked[-5:] == ["/models/"] * 5)
+        store.put(f"{folders[name]}/{name}", b"0", mtime=LONG_AGO)
+
+    def is_known():
+        if apart:
+            return store.methods[-50:] == ["HEAD"] * 50
+        return store.asked[-5:] == ["/models/"] * 5
+
+    async with watching(*(trigger(name, folder) for name, folder in folders.items())) as events:
+        await until(is_known)
         for content in (b"1", b"2"):
             for name in [*names[:10], "absent"]:
-                store.put(f"models/{name}", content)
+                store.put(f"{folders[name]}/{name}", content)
         last = sha256(b"2").hexdigest()
         await until(
             lambda: all(events[name] and events[name][-1]["sha256"] == last for name in [*names[:10], "absent"])
@@ -156,12 +169,23 @@ async def test_no_upload_is_lost(store):
         assert {len(events[name]) for name in names[10:]} == {1}
 
 
-async def test_lone_donefile_is_not_listed(store):
-    """A folder in which one donefile is watched is not listed, whatever else is in it."""
+async def test_lone_donefile_is_asked_for(store):
+    """Where one donefile is watched, the folder is not listed, and no donefile is sent that is known to be the same."""
     store.put("models/donefile", mtime=LONG_AGO)
     async with watching(trigger("donefile")):
-        await until(lambda: len(store.asked) >= 10)
+        await until(lambda: store.methods[-10:] == ["HEAD"] * 10)
     assert set(store.asked) == {"/models/donefile"}
+    assert store.methods.count("GET") <= 3
+
+
+async def test_donefile_that_cannot_be_asked_for(store):
+    """A donefile of which the server tells nothing but by sending it is looked at each time, and no change is lost."""
+    store.refuses = ("HEAD",)
+    store.put("models/donefile", b"1", mtime=LONG_AGO)
+    async with watching(trigger("donefile")) as events:
+        await until(lambda: store.methods.count("GET") >= 5)
+        store.put("models/donefile", b"2", mtime=LONG_AGO - 1)
+        await until(lambda: len(events["donefile"]) == 2)
 
 
 async def test_large_folder_is_not_listed_for_a_few(store, monkeypatch):
@@ -191,6 +215,66 @@ async def test_silent_store_delays_nobody(store, tmp_path, monkeypatch):
             assert silent.most_waiting == store_threads.THREADS
 
 
+async def test_who_looks_goes_first(store, monkeypatch):
+    """What has changed is looked at before what may have, however many ask whether it has."""
+    monkeypatch.setattr(store_threads, "THREADS", 1)
+    monkeypatch.setattr(store_threads, "SWEEP_SECONDS", 0)
+    store.put("models/donefile")
+    order = []
+    with store_threads.threads_for("model_store", "/models") as threads:
+        store.answers.clear()
+        asked = [asyncio.ensure_future(threads.ask_last(lambda store: store.stat("/models/donefile")))]
+        await until(lambda: store.waiting == 1)
+        asked += [asyncio.ensure_future(threads.ask_last(lambda _: order.append("may have"))) for _ in range(10)]
+        asked += [asyncio.ensure_future(threads.ask(lambda _: order.append("has")))]
+        # all of them have begun to wait
+        await asyncio.sleep(0)
+        store.answers.set()
+        await asyncio.gather(*asked)
+    assert order == ["has", *["may have"] * 10]
+
+
+async def test_question_without_an_answer_delays_no_other(store):
+    """While the store leaves one question without an answer, those asked before and behind it are answered."""
+    answers = threading.Event()
+    with store_threads.threads_for("model_store", "/models") as threads:
+        first, silent, last = (
+            asyncio.ensure_future(threads.ask_last(question))
+            for question in (lambda _: 1, lambda _: answers.wait(), lambda _: 2)
+        )
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                assert await asyncio.gather(first, last) == [1, 2]
+            assert not silent.done()
+        finally:
+            answers.set()
+        assert await silent
+
+
+async def test_fault_is_told_to_who_has_asked(store, monkeypatch):
+    """Of questions that wait together each has its own answer or fault, and one that is given up is not asked."""
+    monkeypatch.setattr(store_threads, "SWEEP_SECONDS", DEADLINE_SECONDS)
+    begun, answers = threading.Event(), threading.Event()
+    asked = []
+
+    def waits(_):
+        begun.set()
+        return answers.wait()
+
+    def fails(_):
+        raise ValueError
+
+    with store_threads.threads_for("model_store", "/models") as threads:
+        questions = (waits, lambda _: asked.append("given up"), fails, lambda _: asked.append("last"))
+        waiting = [asyncio.ensure_future(threads.ask_last(question)) for question in questions]
+        await until(begun.is_set)
+        waiting[1].cancel()
+        answers.set()
+        first, given_up, fault, last = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [first, type(given_up), type(fault), last] == [True, asyncio.CancelledError, ValueError, None]
+    assert asked == ["last"]
+
+
 async def test_outage_is_outlived_by_all(store):
     """While a store fails only its folder is asked for, and when it is back the watchers go on."""
     store.put("models/donefile-0", mtime=LONG_AGO)
@@ -214,4 +298,4 @@ async def test_nothing_is_left_open(store):
         assert any(thread.name.startswith("store model_store") for thread in threading.enumerate())
     await until(lambda: not any(thread.name.startswith("store model_store") for thread in threading.enumerate()))
     assert not store_threads._shared
-    assert not folder._watchers
+    assert not folder._watched

@@ -8,9 +8,9 @@ import shutil
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +21,7 @@ from anyio.from_thread import start_blocking_portal
 from airflow_serving_reload.delivery.errors import PERMANENT, DeliveryError
 from airflow_serving_reload.demo.processes import Child, Processes
 from airflow_serving_reload.operators import serving_reload_dag
+from airflow_serving_reload.triggers.folder import Glance
 from tests.requirements import require
 
 from .remotes import ARCHIVE, DONEFILE, MODEL, Remote, whole_version_in, write_model
@@ -209,19 +210,17 @@ class Provider(Watcher):
                 self._watching.result()
 
     async def _watch(self) -> None:
-        look = self._trigger._look
-
-        async def counted(*known: Any) -> Any:
-            # the next one begins only when everything that this one leads to is done
-            self._looks += 1
-            return await look(*known)
-
-        self._trigger._look = counted
-        try:
-            async for _event in self._trigger.run():
+        async with aclosing(self._trigger.filter_shared_stream(self._glances())) as events:
+            async for _event in events:
                 await asyncio.to_thread(self._deliver)
-        finally:
-            await self._trigger.cleanup()
+
+    async def _glances(self) -> AsyncGenerator[Glance]:
+        _, kwargs = self._trigger.serialize()
+        async with aclosing(self._trigger.open_shared_stream(kwargs)) as glances:
+            while True:
+                # the next one is asked for only when everything that this one leads to is done
+                self._looks += 1
+                yield await anext(glances)
 
     def _deliver(self) -> None:
         """Run the task as Airflow does: once more after a fault that may pass, but not after any other."""
