@@ -41,6 +41,8 @@ class CuttingProxy:
     _taken: int = field(default=0, init=False)
     _ends: list[socket.socket] = field(default_factory=list, init=False)
     _threads: list[threading.Thread] = field(default_factory=list, init=False)
+    _taking: threading.Lock = field(default_factory=threading.Lock, init=False)
+    """Held while a connection is taken, so that each is either there to be dropped, or meets what was set before."""
 
     @contextmanager
     def running(self) -> Iterator[CuttingProxy]:
@@ -59,10 +61,12 @@ class CuttingProxy:
 
     def drop(self) -> None:
         """End all connections that there are, and wait until they have ended."""
-        for end in self._ends:
+        with self._taking:
+            ends, threads = list(self._ends), list(self._threads)
+        for end in ends:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
+        for thread in threads:
             thread.join()
 
     def _accept(self, listener: socket.socket) -> None:
@@ -71,18 +75,22 @@ class CuttingProxy:
                 client, _ = listener.accept()
             except OSError:
                 return
-            if self.gone_after is not None and self._taken - self.spared >= self.gone_after:
-                client.close()
-                continue
-            server = socket.create_connection(self.upstream)
-            self._ends += [client, server]
-            number = self._taken - self.spared
-            self._taken += 1
-            if number >= 0:
-                self.answered.append(0)
-            thread = threading.Thread(target=self._forward, args=(number, client, server))
-            self._threads.append(thread)
-            thread.start()
+            with self._taking:
+                self._take(client)
+
+    def _take(self, client: socket.socket) -> None:
+        if self.gone_after is not None and self._taken - self.spared >= self.gone_after:
+            client.close()
+            return
+        server = socket.create_connection(self.upstream)
+        self._ends += [client, server]
+        number = self._taken - self.spared
+        self._taken += 1
+        if number >= 0:
+            self.answered.append(0)
+        thread = threading.Thread(target=self._forward, args=(number, client, server))
+        self._threads.append(thread)
+        thread.start()
 
     def _forward(self, number: int, client: socket.socket, server: socket.socket) -> None:
         target = {client: server, server: client}
