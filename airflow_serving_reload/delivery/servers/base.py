@@ -7,9 +7,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from airflow_serving_reload.delivery.errors import ReloadRefused
 
@@ -22,8 +21,7 @@ Mark = dict[str, Any]
 """Where a server stood when it was asked to reload; only the server that gave it can read it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(NamedTuple):
     """What a server should serve.
 
     :param release: name of the release; None if any will do that was asked for after the mark.
@@ -45,8 +43,7 @@ class State(Enum):
     REFUSED = "it failed to load it"
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """One look at a server.
 
     :param state: how far it is.
@@ -57,8 +54,7 @@ class Look:
     evidence: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class HttpClient:
+class HttpClient(NamedTuple):
     """An opened way to a server that speaks HTTP.
 
     :param session: with authentication, TLS and proxies as they should be.

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from urllib.parse import quote
 
 from airflow_serving_reload.delivery.errors import Refused, ReloadRefused
@@ -245,8 +245,7 @@ class _NoAnswerError(Exception):
     """The server is out of reach, or not up."""
 
 
-@dataclass(frozen=True)
-class _Told:
+class _Told(NamedTuple):
     """What an answer tells of the model that gave it.
 
     :param releases: names of releases.
