@@ -138,12 +138,15 @@ class StoreThreads:
                     return
 
     def _ask(self, opener: Callable[[], Store], question: Callable[[Store], Answer]) -> Answer:
-        store = self._lend() or opener()
+        store = self._lend()
         try:
+            store = store or opener()
             answer = question(store)
         except BaseException:
+            # the connection may be mended meanwhile
             self._opener = None
-            store.close()
+            if store:
+                store.close()
             raise
         self._idle.append((time.monotonic(), store))
         self._close_idle(float("inf") if self._closed else time.monotonic() - IDLE_SECONDS)

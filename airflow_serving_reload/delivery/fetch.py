@@ -50,19 +50,35 @@ class Remote:
 
         :raises NotThereYet: there is none.
         """
-        pause = 0.1
-        while True:
-            version = self.look()
-            if version is None:
-                where = self.store.describe(child(self.path, self.donefile))
-                raise NotThereYet(
-                    f"looking at {where}: there is no donefile; wait until training has finished a model, or check "
-                    "remote_path and remote_donefile_name"
-                )
-            if version.settled:
-                return version
-            time.sleep(pause)
-            pause = min(2 * pause, 2.0)
+        return settled(self.store, child(self.path, self.donefile))
+
+
+def settled(store: Store, path: str) -> DonefileVersion:
+    """Look at a donefile until a further upload could be told from this one.
+
+    :param path: of the donefile.
+    :raises NotThereYet: there is none.
+    """
+    pause = 0.1
+    while True:
+        version = store.donefile(path)
+        if version is None:
+            raise NotThereYet(
+                f"looking at {store.describe(path)}: there is no donefile; wait until training has finished a model, "
+                "or check remote_path and remote_donefile_name"
+            )
+        if version.settled:
+            return version
+        time.sleep(pause)
+        pause = min(2 * pause, 2.0)
+
+
+def changed_too_often(what: str) -> StoreUnreachable:
+    """Give the fault of a model whose donefile was another one each time behind it."""
+    return StoreUnreachable(
+        f"fetching {what}: its donefile changed each of {FETCHES_AT_MOST} times before the model was here; "
+        "upload less often"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +135,7 @@ def fetch(
                 return version, moved, model
         log.info("the donefile changed while its model was fetched; fetching the newer one")
         version = remote.settled()
-    raise StoreUnreachable(
-        f"fetching {remote.describe()}: its donefile changed each of "
-        f"{FETCHES_AT_MOST} times before the model was here; upload less often"
-    )
+    raise changed_too_often(remote.describe())
 
 
 def _look_behind(remote: Remote, fault: DeliveryError) -> DonefileVersion | None:

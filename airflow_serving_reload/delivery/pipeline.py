@@ -182,11 +182,17 @@ def make_live(
         try:
             with watch.stage("confirm"):
                 _prove(server, releases, record, mtime_ns, mark)
-        except DeliveryError as fault:
+        except BaseException as fault:
+            # a task's time limit and its termination are no faults of the delivery, but leave as little proved
+            why = str(fault) or type(fault).__name__
             with suppress(PublicationFailed):  # to roll back matters more
-                releases.remember(record, refused=str(fault))
+                releases.remember(record, refused=why)
             with watch.stage("roll back"):
-                raise type(fault)(f"{fault}; {_return_to(before, releases, record, local, server)}") from fault
+                outcome = f"{why}; {_return_to(before, releases, record, local, server)}"
+            if isinstance(fault, DeliveryError):
+                raise type(fault)(outcome) from fault
+            log.warning("%s", outcome)
+            raise
         finally:
             releases.prune(local.keep_releases)
         record = releases.remember(record, confirmed=_now() if server else None, refused=None, withdrawn=None)

@@ -425,7 +425,9 @@ class Releases:
         """Mend what a process that was killed left: nothing that is live, or could be rolled back to, is touched."""
         with self._publication(f"mending what a killed delivery left in {self._folder}"):
             for leftover in self._folder.iterdir():
-                unfinished = leftover.name.startswith(".removing-") or leftover.name.endswith(".tmp")
+                unfinished = leftover.name.startswith(".removing-") or (
+                    leftover.name.startswith(".") and leftover.name.endswith(".tmp")
+                )
                 if unfinished or leftover.is_symlink():
                     filesystem.remove_tree(leftover)
             stamped = (self.timestamp_file, *map(self.timestamp_file_of, self.history()))

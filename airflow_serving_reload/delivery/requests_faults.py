@@ -37,6 +37,7 @@ def faults_of_requests(
     :param unreachable: raised where it did not answer, or the transfer broke off.
     :raises Refused: the address or the certificates are no good.
     """
+    # the causes are the innermost, since those around them repeat the address with its query, which may hold a token
     try:
         yield
     except UNUSABLE_ADDRESS as error:
@@ -46,27 +47,27 @@ def faults_of_requests(
         ) from None
     except requests.exceptions.SSLError as error:
         if isinstance(_root_cause(error), BROKEN_TLS):
-            raise unreachable(f"{doing}: TLS broke off ({_words(error)}); try again") from error
-        raise Refused(f"{doing}: TLS was refused ({_words(error)}); check the certificates") from error
+            raise unreachable(f"{doing}: TLS broke off ({_words(error)}); try again") from _root_cause(error)
+        raise Refused(f"{doing}: TLS was refused ({_words(error)}); check the certificates") from _root_cause(error)
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
         raise unreachable(
             f"{doing}: the {other_end} cannot be reached ({_words(error)}); check the connection's host and port, "
             f"and whether the {other_end} runs"
-        ) from error
+        ) from _root_cause(error)
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise unreachable(f"{doing}: the transfer broke off ({_words(error)}); try again") from error
+        raise unreachable(f"{doing}: the transfer broke off ({_words(error)}); try again") from _root_cause(error)
     except OSError as error:
         # what the network does comes as the clients' own faults: this is a file of certificates that is missing
         raise Refused(f"{doing}: {error}; check the connection's settings for TLS") from error
 
 
 def without_credentials(url: str) -> str:
-    """Give an address without the login and the password that somebody may have put into it.
+    """Give an address without the login and the password that somebody may have put into it, and without its query.
 
     :raises ValueError: it is no URL.
     """
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -15,7 +15,7 @@ from typing import Any
 from airflow_serving_reload.delivery import archive, manifest, pipeline, timestamp, transfer
 from airflow_serving_reload.delivery.donefile import DonefileVersion
 from airflow_serving_reload.delivery.errors import Corrupt, Refused
-from airflow_serving_reload.delivery.fetch import check
+from airflow_serving_reload.delivery.fetch import FETCHES_AT_MOST, changed_too_often, check, settled
 from airflow_serving_reload.delivery.filesystem import read_json, remove_tree, replace_json
 from airflow_serving_reload.delivery.manifest import Manifest, Memory
 from airflow_serving_reload.delivery.stores.base import Store, child
@@ -52,17 +52,17 @@ def download(store: Store, path: str, model: str, folder: Path, *, announced: Do
     """
     target = folder / Path(model).name
     arriving = target.with_name(f".{target.name}.arriving")
+    source = store.describe(child(path, model))
     with manifest.removing_unless_transient(arriving):
-        while True:
+        for _ in range(FETCHES_AT_MOST):
             came, moved = _bring(store, child(path, model), arriving)
-            newer = store.donefile(announced.path) if announced and announced.path else announced
-            if newer is not None and newer != announced:
+            if announced and announced.path and store.donefile(announced.path) != announced:
                 log.info("the donefile changed while its model was fetched; fetching the newer one")
-                announced = newer
+                announced = settled(store, announced.path)
                 continue
             try:
                 if announced:
-                    check(moved, announced, store.describe(child(path, model)))
+                    check(moved, announced, source)
             except Corrupt as fault:
                 if not moved.spared:
                     raise
@@ -70,6 +70,8 @@ def download(store: Store, path: str, model: str, folder: Path, *, announced: Do
                 manifest.discard(arriving)
                 continue
             break
+        else:
+            raise changed_too_often(source)
     remove_tree(target)
     came.rename(target)
     manifest.discard(arriving)
@@ -77,7 +79,7 @@ def download(store: Store, path: str, model: str, folder: Path, *, announced: Do
         target,
         _Origin(
             donefile=announced.to_dict() if announced else None,
-            source=store.describe(child(path, model)),
+            source=source,
             sha256=moved.sha256,
             total_bytes=moved.total_bytes,
             files=moved.files,

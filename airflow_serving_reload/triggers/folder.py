@@ -88,7 +88,7 @@ class Folder:
                 watched = tuple(_watched.get(self, ()))
                 few = len(watched) < max(names / NAMES_EACH, 2)
                 try:
-                    listing = await threads.ask_last(partial(self._ask_for, watched) if few else self._list)
+                    listing = await threads.ask_last(partial(self._tell_of, watched, by_name=few))
                     names = names if few else len(listing or ())
                 except StoreUnreachable as unreachable:
                     fault = unreachable
@@ -100,6 +100,24 @@ class Folder:
                     log.warning("watching %s:%s, fault %d in a row: %s", self.conn_id, self.remote_path, faults, fault)
                 yield Glance(began, listing, fault)
                 await asyncio.sleep(began + pause_after(faults, self.poke_interval) - time.monotonic())
+
+    def _tell_of(self, watched: Collection[str], store: Store, *, by_name: bool) -> Mapping[str, FileFacts] | None:
+        """Ask what is known of the watched donefiles without reading them.
+
+        :return: None if this store tells nothing, or fails over this question alone.
+        :raises StoreUnreachable: it does not let a donefile be read either.
+        """
+        from airflow_serving_reload.delivery.stores.base import child
+
+        try:
+            return self._ask_for(watched, store) if by_name else self._list(store)
+        except StoreUnreachable as fault:
+            # a proxy may give up on a listing that is long, and some servers answer HEAD by 500
+            for name in tuple(watched)[:1]:
+                store.donefile(child(self.remote_path, name))
+                log.debug("%s; but its donefiles can be read", fault)
+                return None
+            raise
 
     def _list(self, store: Store) -> Mapping[str, FileFacts] | None:
         try:

@@ -192,6 +192,7 @@ def test_server_that_hangs_up_is_unreachable(stage: str) -> None:
         ({"USER": "530 encryption is required"}, Refused, "tls"),
         ({"USER": "550 encryption is required"}, Refused, "tls"),
         ({"PASS": "530 no"}, Refused, "password"),
+        ({"PASS": "530 Sorry, the maximum number of clients (5) for this user"}, StoreUnreachable, "try again later"),
         ({"PASS": "332 and your account?"}, Refused, "login"),
         ({"SIZE": "421 going down"}, StoreUnreachable, "try again"),
         ({"SIZE": "530 log in first"}, Refused, "password"),

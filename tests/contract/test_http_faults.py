@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import socket
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from requests.auth import HTTPDigestAuth
 
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.stores import reading
-from airflow_serving_reload.delivery.stores.base import Entry
+from airflow_serving_reload.delivery.stores.base import Entry, Store
 from airflow_serving_reload.delivery.stores.http import HttpStore
 
 from .answers import LAST_MODIFIED, Answers, answer
@@ -156,6 +158,45 @@ def test_challenge_is_answered_for_each_path() -> None:
         assert store.stat(MODEL).size == store.stat(DONEFILE).size == 1
     proved = [re.findall(r'Authorization: Digest .*uri="(.*?)"', head) for head in server.asked]
     assert proved == [[], [MODEL], [DONEFILE]]
+
+
+def test_questions_are_answered_by_the_server_itself() -> None:
+    """Facts, donefiles and models are asked for past what a cache on the way keeps, as listings are."""
+    page = answer("200 OK", "Content-Type: text/html", "Content-Length: 0")
+    there = answer("200 OK", "Content-Length: 1", body=b"1")
+    with Answers([THERE, there, page]).running() as server, answering(server) as store:
+        assert store.stat(MODEL).size == 1
+        assert read(store, MODEL) == b"1"
+        assert store.scan("/models") == {}
+    assert ["Cache-Control: no-cache" in head for head in server.asked] == [True] * 3
+
+
+def test_the_proxies_of_the_session_count_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that the connection names is used, whatever the environment says."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with Answers([THERE]).running() as proxy, requests.Session() as session:
+        session.proxies["http"] = f"http://{proxy.address.host}:{proxy.address.port}"
+        with HttpStore(session, "http://store.invalid") as store:
+            assert store.stat(MODEL).size == 1
+    assert proxy.asked[0].startswith("HEAD http://store.invalid/models/model.tar ")
+
+
+def test_tokens_in_addresses_are_not_told(bench: HttpBench) -> None:
+    """What a server adds to an address behind its question mark is in no message, and in no cause of one."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    signed = answer("307 Go", f"Location: http://127.0.0.1:{port}/there?token=SECRET", "Content-Length: 0")
+    for ask, kind in ((Store.stat, StoreUnreachable), (read, StoreUnreachable), (_write, Refused)):
+        with Answers([signed]).running() as server, answering(server) as store:
+            with pytest.raises(kind) as caught:
+                ask(store, MODEL)
+            assert "SECRET" not in "".join(traceback.format_exception(caught.value))
+
+
+def _write(store: Store, path: str) -> None:
+    store.write(path, io.BytesIO(b"model"))
 
 
 # redirects

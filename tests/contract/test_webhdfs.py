@@ -10,6 +10,7 @@ from typing import Any
 
 import certifi
 import pytest
+import requests
 
 from airflow_serving_reload.delivery.errors import NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.stores.webhdfs import WebHdfsSession, WebHdfsStore, insecure_client
@@ -255,3 +256,13 @@ def test_environment_does_not_overrule_the_connection(hdfs: Hdfs, monkeypatch: p
     with WebHdfsStore(insecure_client([url], USER, session, (20, 20)), session) as store:
         store.write(MODEL, io.BytesIO(b"model"))
         assert read(store, MODEL) == b"model"
+
+
+def test_password_goes_to_a_host_however_it_is_written() -> None:
+    """A host whose name the connection writes with capitals gets the password, and another one does not."""
+    session = WebHdfsSession((USER, PASSWORD), ["NameNode.Corp:9870"])
+    told = {
+        host: "Authorization" in session.prepare_request(requests.Request("GET", f"http://{host}:9870/")).headers
+        for host in ("NameNode.Corp", "namenode.corp", "datanode.corp")
+    }
+    assert told == {"NameNode.Corp": True, "namenode.corp": True, "datanode.corp": False}

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from airflow_serving_reload.delivery import manifest, steps, transfer
 from airflow_serving_reload.delivery.donefile import DonefileVersion
-from airflow_serving_reload.delivery.errors import Corrupt, StoreUnreachable
+from airflow_serving_reload.delivery.errors import Corrupt, NotThereYet, StoreUnreachable
 from airflow_serving_reload.delivery.manifest import Manifest, Memory
 from airflow_serving_reload.delivery.stores.base import FileFacts, Opened
 from airflow_serving_reload.delivery.stores.fs import FileSystemStore
@@ -343,3 +346,22 @@ def test_a_download_that_is_corrupt(place: Place) -> None:
     with pytest.raises(Corrupt):
         steps.download(place.store, "/", "m", place.host, announced=DonefileVersion(content={"sha256": "00"}))
     assert list(place.host.iterdir()) == []
+
+
+def test_a_download_whose_donefile_vanishes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose donefile is removed while it comes is being replaced, so that nothing of it is kept or used."""
+    done = place.model.parent / "donefile"
+    done.touch()
+    os.utime(done, (1_600_000_000, 1_600_000_000))
+    announced = place.store.donefile("/donefile")
+    describe = place.store.describe("/donefile")
+    receive = transfer.receive_folder
+
+    def receive_and_lose(*arguments: Any) -> transfer.Moved:
+        done.unlink(missing_ok=True)
+        return receive(*arguments)
+
+    monkeypatch.setattr(transfer, "receive_folder", receive_and_lose)
+    with pytest.raises(NotThereYet, match=re.escape(f"looking at {describe}: there is no donefile")):
+        steps.download(place.store, "/", "m", place.host, announced=announced)
+    assert not (place.host / "m").exists()

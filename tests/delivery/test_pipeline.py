@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -561,19 +562,47 @@ def test_a_server_that_cannot_be_asked(training: Training, host: Host) -> None:
     assert version_in(host.model) == "v0"
 
 
+class Interrupted(BaseException):
+    """What a task is interrupted by, be it its time limit or somebody who ends it."""
+
+
+class Slow(Server):
+    """A server that is still asked for the new model when the task is interrupted."""
+
+    def ask(self, mark: Any) -> Any:
+        """Interrupt who asks for the new model."""
+        if version_in(self.timestamp.parent) == "v1":
+            raise Interrupted("it took too long")
+        return super().ask(mark)
+
+
+def test_interrupted_between_publication_and_proof(training: Training, host: Host) -> None:
+    """A delivery whose time is over before the new model is proved goes back to the one that worked."""
+    training.upload("v1")
+    server = Slow(host.timestamp)
+    with pytest.raises(Interrupted):
+        bring(training, host, server=server)
+    assert (version_in(host.model), server.loads[-1][0]) == ("v0", "v0")
+    assert host.releases.live().confirmed  # type: ignore[union-attr]
+    outcome = bring(training, host, server=host.serve())
+    assert (version_in(host.model), outcome.record.refused) == ("v1", None)
+
+
 def test_killed_between_publication_and_proof(training: Training, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A release that was published, but not proved to be served, is proved by the next run, without a fetch."""
 
-    class Killed(BaseException):
-        pass
-
     class Deadly(Server):
         def ask(self, mark: Any) -> Any:
-            raise Killed
+            os.kill(os.getpid(), signal.SIGKILL)
 
     training.upload("v1")
-    with pytest.raises(Killed):
-        bring(training, host, server=Deadly(host.timestamp))
+    pid = os.fork()
+    if pid == 0:
+        try:
+            bring(training, host, server=Deadly(host.timestamp))
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
     before = _second(host)
     assert version_in(host.model) == "v1"
     monkeypatch.setattr(fetch, "fetch_unpacked", lambda *_arguments, **_options: pytest.fail("it was fetched"))

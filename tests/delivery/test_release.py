@@ -127,7 +127,15 @@ def test_a_proof_is_of_one_publication(host: Host) -> None:
 
 @pytest.mark.parametrize(
     ("version", "hint"),
-    [("v1.2", "-v1.2"), ("../../x y", "-x-y"), (None, ""), ("模型", ""), ("x" * 300, "-" + "x" * 40), (7, "-7")],
+    [
+        ("v1.2", "-v1.2"),
+        ("../../x y", "-x-y"),
+        (None, ""),
+        ("模型", ""),
+        ("x" * 300, "-" + "x" * 40),
+        (7, "-7"),
+        ("v.tmp", "-v.tmp"),
+    ],
 )
 def test_names_of_releases(version: object, hint: str, host: Host) -> None:
     """A release is named by its time and what is harmless of its version."""
@@ -136,6 +144,9 @@ def test_names_of_releases(version: object, hint: str, host: Host) -> None:
     moment, found = record.release[:23], record.release[23:]
     assert (moment[8], moment[-1], found) == ("T", "Z", hint)
     assert host.releases.path(record).parent == host.kept
+    # whoever publishes removes what a killed one left
+    host.publish(record)
+    assert host.releases.live() == host.releases.find(record.release)
 
 
 def test_a_timestamp_file_out_of_an_archive(host: Host) -> None:

@@ -16,6 +16,7 @@ from aiohttp import web
 from airflow.triggers.shared_stream import SharedStreamManager
 
 from airflow_serving_reload import store_threads
+from airflow_serving_reload.delivery.errors import Refused
 from airflow_serving_reload.demo.store import application
 from airflow_serving_reload.triggers import DonefileTrigger, folder
 
@@ -35,6 +36,7 @@ class Store:
         self.asked = []
         self.methods = []
         self.refuses = ()
+        self.gives_up_on = ()
         self.waiting = self.most_waiting = 0
         self.answers = asyncio.Event()
         self.answers.set()
@@ -50,8 +52,10 @@ class Store:
             await self.answers.wait()
         finally:
             self.waiting -= 1
-        if self.busy or request.method in self.refuses:
-            return web.Response(status=503 if self.busy else 405)
+        if self.busy or f"{request.method} {request.path}" in self.gives_up_on:
+            return web.Response(status=503 if self.busy else 504)
+        if request.method in self.refuses:
+            return web.Response(status=405)
         return await handler(request)
 
     @asynccontextmanager
@@ -188,6 +192,31 @@ async def test_donefile_that_cannot_be_asked_for(store):
         await until(lambda: len(events["donefile"]) == 2)
 
 
+@pytest.mark.parametrize(
+    ("others", "given_up"), [(1, "GET /models/"), (0, "HEAD /models/donefile")], ids=["listing", "question"]
+)
+async def test_question_that_a_proxy_gives_up_on(store, others, given_up):
+    """Where only listing the folder fails, or asking for the donefile's facts, each donefile is looked at instead."""
+    store.gives_up_on = (given_up,)
+    store.put("models/donefile", b"1", mtime=LONG_AGO)
+    async with watching(trigger("donefile"), *(trigger(f"other-{number}") for number in range(others))) as events:
+        await until(lambda: store.asked.count("/models/donefile") >= 5)
+        store.put("models/donefile", b"2", mtime=LONG_AGO - 1)
+        await until(lambda: len(events["donefile"]) == 2)
+
+
+async def test_connection_is_read_anew_until_it_is_mended(store, monkeypatch):
+    """Where no store could be opened for what the connection says, it is read again, and then the question answered."""
+    mended = os.environ["AIRFLOW_CONN_MODEL_STORE"]
+    monkeypatch.setenv("AIRFLOW_CONN_MODEL_STORE", json.dumps({"conn_type": "http", "extra": {"timeout": "x"}}))
+    with store_threads.threads_for("model_store", "/models") as threads:
+        for ask in (threads.ask, threads.ask_last):
+            with pytest.raises(Refused):
+                await ask(lambda opened: opened.describe("/"))
+        monkeypatch.setenv("AIRFLOW_CONN_MODEL_STORE", mended)
+        assert (await threads.ask(lambda opened: opened.describe("/"))).startswith("http://127.0.0.1:")
+
+
 async def test_large_folder_is_not_listed_for_a_few(store, monkeypatch):
     """A folder with many other files is listed once, and then the few donefiles watched there are looked at."""
     monkeypatch.setattr(folder, "NAMES_EACH", 2)
@@ -276,14 +305,14 @@ async def test_fault_is_told_to_who_has_asked(store, monkeypatch):
 
 
 async def test_outage_is_outlived_by_all(store):
-    """While a store fails only its folder is asked for, and when it is back the watchers go on."""
+    """While a store fails only its folder and one donefile are asked for; when it is back the watchers go on."""
     store.put("models/donefile-0", mtime=LONG_AGO)
     async with watching(trigger("donefile-0"), trigger("donefile-1")) as events:
         await until(lambda: store.asked[-5:] == ["/models/"] * 5)
         store.busy = True
         during = len(store.asked)
-        await until(lambda: len(store.asked) >= during + 5)
-        assert set(store.asked[during:]) == {"/models/"}
+        await until(lambda: len(store.asked) >= during + 10)
+        assert set(store.asked[during:]) == {"/models/", "/models/donefile-0"}
         store.busy = False
         store.put("models/donefile-1")
         await until(lambda: events["donefile-1"])

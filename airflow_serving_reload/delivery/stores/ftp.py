@@ -39,6 +39,9 @@ BLOCK = 1 << 16
 LOGIN = frozenset({"530", "532", "533", "534", "521", "522"})
 """Replies to who has not logged in, or not in the way that the server wants."""
 
+FULL = re.compile("too many|maximum number", re.IGNORECASE)
+"""Words of servers, such as ProFTPD, that refuse a login for the number of those who are there."""
+
 LOST = (ftplib.Error, UnicodeError, EOFError, OSError)
 """What a client raises that has lost its server."""
 
@@ -447,7 +450,7 @@ def _words(reply: ftplib.Error | str) -> str:
 
 def _fault_of(reply: ftplib.Error, doing: str) -> DeliveryError:
     said = f"{doing}: the server answered {_words(reply)}"
-    if isinstance(reply, ftplib.error_temp):
+    if isinstance(reply, ftplib.error_temp) or (_code(reply) == "530" and FULL.search(str(reply))):
         return StoreUnreachable(f"{said}; try again later")
     if isinstance(reply, _TurnedAway) or _code(reply) in LOGIN:
         return Refused(

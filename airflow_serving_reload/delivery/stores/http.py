@@ -75,8 +75,10 @@ class HttpStore(Store):
     @cached_property
     def _environment(self) -> dict[str, Any]:
         """Proxies and authorities; to read them costs a fifth of a request, so they are read once for all."""
-        # the session's authorities are said here, because the environment's would count more
-        settings = self._session.merge_environment_settings(self._base_url, {}, None, self._session.verify, None)
+        # the session's own are said here, because the environment's would count more
+        settings = self._session.merge_environment_settings(
+            self._base_url, dict(self._session.proxies), None, self._session.verify, None
+        )
         return {name: settings[name] for name in ("proxies", "verify", "cert")}
 
     @cached_property
@@ -84,7 +86,7 @@ class HttpStore(Store):
         """What the session says with each question about a file; None if it says something else each time."""
         if not isinstance(self._session.auth, tuple | HTTPBasicAuth | None):
             return None
-        return self._session.prepare_request(requests.Request("HEAD", self._base_url, headers=IDENTITY)).headers
+        return self._session.prepare_request(requests.Request("HEAD", self._base_url, headers=AS_IT_IS)).headers
 
     def _ask_shortly(self, url: str) -> requests.Response | None:
         """Ask for the facts of a file for half of what the session takes, whose work is the same for all of them.
@@ -143,7 +145,7 @@ class HttpStore(Store):
         return response
 
     def _stat(self, path: str) -> FileFacts:
-        return _facts(self._request_file("HEAD", path, headers=IDENTITY))
+        return _facts(self._request_file("HEAD", path, headers=AS_IT_IS))
 
     @contextmanager
     def _open(self, path: str, offset: int, expected: FileFacts | None) -> Iterator[Opened]:
@@ -161,7 +163,7 @@ class HttpStore(Store):
 
     @contextmanager
     def _opened(self, path: str, condition: Mapping[str, str]) -> Iterator[Opened]:
-        with self._request_file("GET", path, headers={**IDENTITY, **condition}, stream=True) as response:
+        with self._request_file("GET", path, headers={**AS_IT_IS, **condition}, stream=True) as response:
             facts = _facts(response)
             if facts.size is None and "chunked" not in response.headers.get("Transfer-Encoding", ""):
                 raise Refused(
@@ -175,7 +177,7 @@ class HttpStore(Store):
         advice = "switch its listings (autoindex) on, or upload the model as one archive"
         folder = folder.rstrip("/")
         try:
-            response = self._request("GET", self._url(f"{folder}/"), headers=IDENTITY, stream=True)
+            response = self._request("GET", self._url(f"{folder}/"), headers=AS_IT_IS, stream=True)
         except _Answered as answer:
             if answer.status in (403, 404) and self._is_file(folder):
                 return None
@@ -199,7 +201,7 @@ class HttpStore(Store):
 
     def _scan(self, folder: str) -> Mapping[str, FileFacts] | None:
         url = self._url(f"{folder.rstrip('/')}/")
-        with self._request("GET", url, headers=IDENTITY | NOT_FROM_A_CACHE, stream=True) as response:
+        with self._request("GET", url, headers=AS_IT_IS, stream=True) as response:
             # a page with a time or a tag is a file in the place of the listing
             if _facts(response).mtime_ns is not None or "ETag" in response.headers:
                 return None
@@ -207,7 +209,7 @@ class HttpStore(Store):
 
     def _is_file(self, path: str) -> bool:
         try:
-            self._request_file("HEAD", path, headers=IDENTITY)
+            self._request_file("HEAD", path, headers=AS_IT_IS)
         except (_Answered, IsADirectoryError):
             return False
         return True
@@ -255,15 +257,15 @@ class HttpStore(Store):
     def _spare_folder(self, path: str) -> None:
         """Fail for a folder, which WebDAV would have the server delete with all that is in it."""
         with suppress(_Answered):
-            self._request_file("HEAD", path, headers=IDENTITY)
+            self._request_file("HEAD", path, headers=AS_IT_IS)
 
 
-IDENTITY = {"Accept-Encoding": "identity"}
-"""Asks for the file's own bytes, so that lengths, ranges and tags belong to them."""
+AS_IT_IS = {"Accept-Encoding": "identity", "Cache-Control": "no-cache"}
+"""Asks for the file's own bytes, so that lengths, ranges and tags belong to them, and as it is at the server now.
 
-
-NOT_FROM_A_CACHE = {"Cache-Control": "no-cache"}
-"""Asks for the folder as it is now."""
+A cache on the way may answer if it has asked the server whether they are still the same; else a listing could be newer
+than the donefile, and the donefile newer than its model.
+"""
 
 
 class _Answered(Exception):

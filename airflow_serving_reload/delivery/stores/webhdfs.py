@@ -185,7 +185,8 @@ class _PasswordFor(HTTPBasicAuth):
 
     def __init__(self, hosts: Sequence[str], login: str, password: str) -> None:
         super().__init__(login, password)
-        self._hosts = hosts
+        # as addresses are written in requests
+        self._hosts = frozenset(host.lower() for host in hosts)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if urlsplit(str(request.url)).netloc in self._hosts:
