@@ -8,7 +8,7 @@
     ├── Refused               somebody or something says no, and would say no again: mend it first
     ├── Corrupt               the bytes are not those that were promised
     ├── PublicationFailed     the release could not be made the live one; the old one still is
-    └── ReloadRefused         the server does not serve the release; the old one is live again
+    └── ReloadRefused         the server does not serve the release; a delivery has put the old one back
 
 A message says what was being done to what, what was found, and what to do.
 """
