@@ -99,7 +99,7 @@ def deliver(
     :param limits: bounds on what an archive may unpack to.
     :param run: who delivers, for the record.
     :param watch: times the stages; None for one of its own.
-    :raises DeliveryError: something went wrong; what was live is live.
+    :raises DeliveryError: something went wrong; what was live before, if anything was, is live.
     """
     watch = watch or Stopwatch()
     releases = local.releases()

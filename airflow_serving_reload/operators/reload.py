@@ -43,7 +43,7 @@ class ReloadModelOperator(DeliveryOperator):
     :param keep_releases: how many releases stay, never fewer than two.
     :return: `changed`, `release`, `previous_release`, `donefile`, `sha256`, `bytes`, `files`, `seconds` of each stage,
         and `confirmed`.
-    :raises DeliveryError: something went wrong; what was live is live.
+    :raises DeliveryError: something went wrong; what was live before, if anything was, is live.
     """
 
     template_fields: Sequence[str] = (

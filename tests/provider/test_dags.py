@@ -119,10 +119,12 @@ def test_one_task_for_each_host():
 
 def test_schedule_and_arguments_of_the_dag():
     """A schedule takes the place of the watcher, and further arguments are the Dag's."""
-    made = serving_reload_dag("c", schedule="@hourly", tags={"x"}, server=PaddleServer(log_path="l"), **MONITOR)
+    kept = {"publish_mode": "in_place", "keep_releases": 7}
+    made = serving_reload_dag("c", schedule="@hourly", tags={"x"}, server=PaddleServer(log_path="l"), **kept, **MONITOR)
     assert made.schedule == "@hourly"
     assert made.tags == {"x"}
     assert made.tasks[0].server == PaddleServer(log_path="l")
+    assert {option: getattr(made.tasks[0], option) for option in kept} == kept
 
 
 @pytest.mark.parametrize("option", ["ftp_password", "hadoop_bin", "fs_ugi", "type", "general_host"])

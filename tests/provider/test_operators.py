@@ -135,6 +135,37 @@ def test_step_by_step(workplace):
     assert not reload(workplace)["changed"], "the release remembers its donefile"
 
 
+def test_releases_are_published_and_kept_as_asked_for(workplace):
+    """Both ways to publish honour the mode and the number of releases that they were given."""
+    kept = {"publish_mode": "in_place", "keep_releases": 2}
+    releases = workplace.serving / ".model.releases"
+    local = {**workplace.local, **kept}
+    for number in range(4):
+        workplace.upload(f"v{number}")
+        reload(workplace, **kept)
+    assert not (workplace.serving / "model").is_symlink()
+    assert len([path for path in releases.iterdir() if path.is_dir()]) == 2
+    for number in range(2):
+        unpacked = workplace.serving / f"unpacked-{number}"
+        unpacked.mkdir()
+        (unpacked / "weights").write_text(f"step {number}")
+        PublishModelOperator(task_id="p", unpacked_path=str(unpacked), **local).execute({})
+    assert (workplace.live_weights(), (workplace.serving / "model").is_symlink()) == ("step 1", False)
+    assert len([path for path in releases.iterdir() if path.is_dir()]) == 2
+
+
+@pytest.mark.parametrize("step_by_step", [False, True])
+def test_archives_are_bounded_by_the_configuration(workplace, monkeypatch, step_by_step):
+    """An archive with more members than the configuration lets through is refused by each operator that unpacks."""
+    monkeypatch.setenv("AIRFLOW__SERVING_RELOAD__MAX_MEMBERS", "1")
+    workplace.upload("v1")
+    archive = str(workplace.store / "models/model.tar.gz")
+    unpack = UnpackModelOperator(task_id="u", packed_path=archive, unpacked_filename="trained")
+    with pytest.raises(Refused, match="members"):
+        unpack.execute({}) if step_by_step else reload(workplace)
+    assert workplace.live_weights() == "initial"
+
+
 def test_steps_out_of_order(workplace):
     """A step whose predecessor did not run on this host says so."""
     missing = str(workplace.serving / "nothing")

@@ -105,8 +105,10 @@ def test_configuration_is_read(monkeypatch):
     """The bounds on archives are those of Airflow's configuration."""
     from airflow_serving_reload.operators.base import unpacking_limits
 
-    monkeypatch.setenv("AIRFLOW__SERVING_RELOAD__MAX_MEMBERS", "7")
-    assert unpacking_limits().members == 7
+    for name, value in (("MEMBERS", "7"), ("UNPACKED_BYTES", "8"), ("UNPACKED_RATIO", "9.5")):
+        monkeypatch.setenv(f"AIRFLOW__SERVING_RELOAD__MAX_{name}", value)
+    limits = unpacking_limits()
+    assert (limits.members, limits.total_bytes, limits.ratio) == (7, 8, 9.5)
 
 
 def test_configuration_defaults_are_those_of_the_engine(monkeypatch):
