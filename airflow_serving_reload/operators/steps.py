@@ -22,7 +22,8 @@ class DownloadModelOperator(DeliveryOperator):
     :param remote_path: folder in the store. (templated)
     :param remote_model_name: name of the archive, or of the folder, with the model. (templated)
     :param local_path: the server's folder on this host. (templated)
-    :param local_tmp_path: folder for what is not published yet, relative to `local_path`, on the same file system.
+    :param local_tmp_path: folder for what is not published yet, relative to `local_path`, on the same file system;
+        models whose archives have the same name need a folder each, since theirs would be replaced by one another's.
         (templated)
     :param donefile: what `DonefileSensor` returned; length and digest that it promises are checked. (templated)
     :return: path of what was fetched.
