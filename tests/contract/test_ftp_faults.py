@@ -257,6 +257,22 @@ def test_closed_folder_is_no_absent_one(vsftpd: Vsftpd) -> None:
         bench.store.stat("/models/absent/model.tar")
 
 
+@pytest.mark.parametrize(
+    "absent_at_first", [{"SIZE": ["550 no such file", "213 1000"]}, {"RETR": ["550 no such file", Transfer(BODY)]}]
+)
+def test_file_that_appears_between_two_questions_is_there(absent_at_first: Script) -> None:
+    """A file that training puts there just after the server said that there is none is not taken for a closed one."""
+    script: Script = {
+        **FILE,
+        "RETR": Transfer(BODY),
+        f"CWD {MODEL}": "550 no folder",
+        "NLST": Transfer(b"model.tar\r\n"),
+        **absent_at_first,
+    }
+    with ScriptedFtp(script).running() as server, server.store() as store:
+        assert read(store, MODEL) == BODY
+
+
 # facts
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.stores.base import SECOND_NS, Entry, FileFacts, Opened, Store
@@ -47,6 +48,9 @@ LOST = (ftplib.Error, UnicodeError, EOFError, OSError)
 
 BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 """Ends of a connection, as against a certificate or a protocol that is no good."""
+
+
+Answer = TypeVar("Answer")
 
 
 class FtpOverTls(ftplib.FTP_TLS):
@@ -195,11 +199,10 @@ class FtpStore(Store):
             return False
         return True
 
-    @contextmanager
-    def _told_apart(self, client: ftplib.FTP, path: str) -> Iterator[None]:
-        """Find out, by asking again, whether a path that the server does not give is absent, a folder, or closed."""
+    def _told_apart(self, client: ftplib.FTP, path: str, question: Callable[[], Answer]) -> Answer:
+        """Ask something about a path; an answer of none is told apart into absent, a folder, and closed."""
         try:
-            yield
+            return question()
         except (ftplib.error_perm, ftplib.error_temp) as reply:
             if _code(reply) not in UNAVAILABLE:
                 raise
@@ -207,7 +210,8 @@ class FtpStore(Store):
                 raise IsADirectoryError(path) from None
             if not self._exists(client, path):
                 raise FileNotFoundError(path) from None
-            raise
+        # it is closed, unless somebody has just put it there
+        return question()
 
     def _exists(self, client: ftplib.FTP, path: str) -> bool:
         """Whether the server names a path, or else whether the nearest folder that can be entered names the next."""
@@ -223,6 +227,9 @@ class FtpStore(Store):
             if _code(reply) not in UNAVAILABLE:
                 raise
             return False
+
+    def _told_facts(self, client: ftplib.FTP, path: str) -> FileFacts:
+        return self._told_apart(client, path, lambda: self._facts(client, path))
 
     def _facts(self, client: ftplib.FTP, path: str) -> FileFacts:
         size = _size(self._ask(client, "SIZE", path))
@@ -274,21 +281,22 @@ class FtpStore(Store):
     # the port
 
     def _stat(self, path: str) -> FileFacts:
-        with self._client() as client, self._told_apart(client, path):
-            return self._facts(client, path)
+        with self._client() as client:
+            return self._told_facts(client, path)
 
     @contextmanager
     def _open(self, path: str, offset: int, expected: FileFacts | None) -> Iterator[Opened]:
         with self._client() as client:
 
             def prove() -> None:
-                with self._told_apart(client, path):
-                    if self._facts(client, path) != facts:
-                        raise StoreUnreachable(f"reading {self.describe(path)}: it changed meanwhile; try again")
+                if self._told_facts(client, path) != facts:
+                    raise StoreUnreachable(f"reading {self.describe(path)}: it changed meanwhile; try again")
 
-            with self._told_apart(client, path):
+            def begun() -> tuple[FileFacts, socket.socket, int]:
                 facts = self._facts(client, path)
-                data, begin = self._retrieve(client, path, offset if facts == expected else 0)
+                return facts, *self._retrieve(client, path, offset if facts == expected else 0)
+
+            facts, data, begin = self._told_apart(client, path, begun)
             with closing(_Incoming(client, data, prove)) as reader:
                 yield Opened(facts, reader, begin)
 
@@ -307,8 +315,7 @@ class FtpStore(Store):
         folder = folder.rstrip("/")
         with self._client() as client:
             if not self._enter(client, folder):
-                with self._told_apart(client, folder):
-                    self._facts(client, folder)
+                self._told_facts(client, folder)
                 return None
             return [
                 Entry(
@@ -378,8 +385,8 @@ class FtpStore(Store):
                 client.rename(source, target)
 
     def _remove(self, path: str) -> None:
-        with self._client() as client, suppress(FileNotFoundError), self._told_apart(client, path):
-            client.voidcmd(f"DELE {path}")
+        with self._client() as client, suppress(FileNotFoundError):
+            self._told_apart(client, path, lambda: client.voidcmd(f"DELE {path}"))
 
 
 class _TurnedAway(ftplib.error_perm):
