@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Asset, task
+from airflow.sdk import DAG, Asset
 
-from airflow_serving_reload.demo.example import POKE_INTERVAL, SERVER, SERVING_PATH, TRAINING_FORM, train
+from airflow_serving_reload.demo.example import POKE_INTERVAL, SERVER, SERVING_PATH, TRAINING_FORM, TrainHousingOperator
 from airflow_serving_reload.operators import ReloadModelOperator, UploadModelOperator
 from airflow_serving_reload.sensors import DonefileSensor
 
@@ -33,17 +33,12 @@ with DAG(
     `webhdfs` or `hdfs_native` does as well, and needs no Java.
     """,
 ) as dag:
-
-    @task(task_display_name="Train the model")
-    def train_model(params: dict[str, int]) -> str:
-        """Train, and give the path of the model's folder."""
-        return train("train_for_hdfs", seed=params["seed"], epochs=params["epochs"])
-
+    train = TrainHousingOperator(task_id="train_model", task_display_name="Train the model", folder="train_for_hdfs")
     upload = UploadModelOperator(
         task_id="upload_model",
         task_display_name="Upload the model, then its donefile",
         **STORE,
-        local_model_path=train_model(),
+        local_model_path=train.output,
         remote_model_name="uci_housing.tar.gz",
         donefile_format="empty",
     )

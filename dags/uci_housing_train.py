@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG
 
-from airflow_serving_reload.demo.example import TRAINING_FORM, TRAINING_SCHEDULE, train
+from airflow_serving_reload.demo.example import TRAINING_FORM, TRAINING_SCHEDULE, TrainHousingOperator
 from airflow_serving_reload.operators import UploadModelOperator
 
 with DAG(
@@ -27,17 +27,12 @@ with DAG(
     *Housing: reload the server* notices the new donefile and brings the model to the server.
     """,
 ) as dag:
-
-    @task(task_display_name="Train the model")
-    def train_model(params: dict[str, int]) -> str:
-        """Train, and give the path of the model's folder."""
-        return train("train", seed=params["seed"], epochs=params["epochs"])
-
+    train = TrainHousingOperator(task_id="train_model", task_display_name="Train the model", folder="train")
     UploadModelOperator(
         task_id="upload_model",
         task_display_name="Upload the model, then its donefile",
         conn_id="model_store",
-        local_model_path=train_model(),
+        local_model_path=train.output,
         remote_path="/models/uci_housing",
         remote_model_name="uci_housing.tar.gz",
         remote_donefile_name="donefile",

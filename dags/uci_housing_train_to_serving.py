@@ -6,10 +6,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, Asset, task
+from airflow.sdk import DAG, Asset
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_serving_reload.demo.example import POKE_INTERVAL, SERVER, SERVING_PATH, TRAINING_FORM, train
+from airflow_serving_reload.demo.example import POKE_INTERVAL, SERVER, SERVING_PATH, TRAINING_FORM, TrainHousingOperator
 from airflow_serving_reload.operators import (
     DownloadModelOperator,
     PublishModelOperator,
@@ -57,17 +57,12 @@ with DAG(
     operator, as *Housing: reload the server* does.
     """,
 ) as dag:
-
-    @task(task_display_name="Train the model")
-    def train_model(params: dict[str, int]) -> str:
-        """Train, and give the path of the model's folder."""
-        return train("train_to_serving", seed=params["seed"], epochs=params["epochs"])
-
+    train = TrainHousingOperator(task_id="train_model", task_display_name="Train the model", folder="train_to_serving")
     upload = UploadModelOperator(
         task_id="upload_model",
         task_display_name="Upload the model, then its donefile",
         **STORE,
-        local_model_path=train_model(),
+        local_model_path=train.output,
         remote_model_name="uci_housing.tar.gz",
         version="{{ params.version or '' }}",
     )

@@ -1,13 +1,16 @@
-"""What the example Dags have in common: where training and serving happen, the server, the fields of the form."""
+"""What the example Dags have in common: training and its form, where training and serving happen, the server."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Param
+from airflow.sdk import BaseOperator, Param
 
 from airflow_serving_reload.operators import PaddleServer
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
 
 TRAINING_PATH = os.environ.get("UCI_HOUSING_TRAINING_PATH", "/srv/training")
 """Folder on the training host in which models are made."""
@@ -54,12 +57,24 @@ TRAINING_FORM: dict[str, Any] = {
 }
 
 
-def train(folder: str, *, seed: int, epochs: int) -> str:
-    """Train a model in a folder of its own below `TRAINING_PATH`, and give its path."""
-    from pathlib import Path
+class TrainHousingOperator(BaseOperator):
+    """Train Paddle's housing regression by the form's fields, in a folder of its own below `TRAINING_PATH`.
 
-    from airflow_serving_reload.demo import housing
+    :param folder: name of that folder.
+    :return: path of the trained model's folder.
+    """
 
-    model = Path(TRAINING_PATH, folder, "uci_housing_model")
-    print(housing.train(model, seed=seed, epochs=epochs))  # noqa: T201 - what a task prints is its log
-    return str(model)
+    def __init__(self, *, folder: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.folder = folder
+
+    def execute(self, context: Context) -> str:
+        """Train."""
+        from pathlib import Path
+
+        from airflow_serving_reload.demo import housing
+
+        form = context["params"]
+        model = Path(TRAINING_PATH, self.folder, "uci_housing_model")
+        self.log.info("%s", housing.train(model, seed=form["seed"], epochs=form["epochs"]))
+        return str(model)
