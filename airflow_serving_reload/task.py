@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryDecision, RetryRule
 
-from airflow_serving_reload.delivery.errors import PERMANENT, Refused
+from airflow_serving_reload.delivery.errors import PERMANENT, Refused, ReloadRefused
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset, BaseOperator, Context
+    from airflow.sdk.execution_time.context import AssetStateStoreAccessor
 
     from airflow_serving_reload.delivery.donefile import DonefileVersion
 
 LIVE = "live"
 """Key in the state of a model's asset under which stands what was delivered last."""
 
-FAIL_PERMANENT_FAULTS = ExceptionRetryPolicy(
+RELOAD_TRIES = 3
+"""After how many tries a model that its server refuses is left alone, since each one puts it before the server."""
+
+
+class _DeliveryRetryPolicy(ExceptionRetryPolicy):
+    """What a retry cannot mend fails at once, a refused reload soon; the rest is retried as the Dag says."""
+
+    def evaluate(
+        self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
+    ) -> RetryDecision:
+        """Decide about one failure."""
+        if isinstance(exception, ReloadRefused) and try_number >= RELOAD_TRIES:
+            return RetryDecision.fail(f"the server refused it in {try_number} tries")
+        return super().evaluate(exception, try_number, max_tries, context)
+
+
+FAIL_PERMANENT_FAULTS = _DeliveryRetryPolicy(
     rules=[
         RetryRule(
             exception=list(PERMANENT),
@@ -27,7 +45,7 @@ FAIL_PERMANENT_FAULTS = ExceptionRetryPolicy(
         )
     ]
 )
-"""Retry policy of every task here: what a retry cannot mend fails at once, the rest is retried as the Dag says."""
+"""Retry policy of every task here."""
 
 
 def with_asset(arguments: dict[str, Any], kind: str, asset: Asset | None) -> dict[str, Any]:
@@ -42,14 +60,28 @@ def with_asset(arguments: dict[str, Any], kind: str, asset: Asset | None) -> dic
     return {**arguments, kind: present if asset in present else [*present, asset]}
 
 
+def _state_of(context: Context, asset: Asset | None) -> AssetStateStoreAccessor | None:
+    """Give the state of a model's asset; None outside of a Dag run."""
+    if asset is None:
+        return None
+    if "asset_state_store" in context:
+        return context["asset_state_store"][asset]
+    if "ti" not in context:
+        return None
+    # a mapped task had no inlets and outlets yet when its context was made
+    from airflow.sdk.execution_time.context import AssetStateStoreAccessors
+
+    return AssetStateStoreAccessors([asset])[asset]
+
+
 def remember_live(context: Context, asset: Asset | None, live: Mapping[str, Any]) -> None:
     """Write into the state of a model's asset what is live, and tell it to whoever the asset's event starts.
 
     Outside of a Dag run there is no such state, and nothing is written.
     """
-    if asset is None or "asset_state_store" not in context:
+    if asset is None or (state := _state_of(context, asset)) is None:
         return
-    context["asset_state_store"][asset].set(LIVE, dict(live))
+    state.set(LIVE, dict(live))
     context["outlet_events"][asset].extra.update(live)
 
 
@@ -60,16 +92,16 @@ def emit_nothing(task: BaseOperator, asset: Asset | None) -> None:
 
 def last_delivered(context: Context, asset: Asset | None) -> DonefileVersion | None:
     """Give the donefile version that was delivered last, from the state of the model's asset."""
-    if asset is None or "asset_state_store" not in context:
+    if (state := _state_of(context, asset)) is None:
         return None
-    live = context["asset_state_store"][asset].get(LIVE)
+    live = state.get(LIVE)
     return donefile_version(live.get("donefile")) if isinstance(live, dict) else None
 
 
 def donefile_version(value: Any) -> DonefileVersion | None:
     """Read a donefile version that another task or a template gave.
 
-    :param value: the dict, its JSON, or nothing.
+    :param value: the dict, its text as a template renders it or as JSON, or nothing.
     :raises Refused: it is something else.
     """
     from airflow_serving_reload.delivery.donefile import DonefileVersion
@@ -77,12 +109,18 @@ def donefile_version(value: Any) -> DonefileVersion | None:
     if value in (None, "", "None"):
         return None
     try:
-        facts = json.loads(value) if isinstance(value, str) else value
-        return DonefileVersion.from_dict(facts)
-    except (ValueError, TypeError, AttributeError) as error:
+        return DonefileVersion.from_dict(_read(value) if isinstance(value, str) else value)
+    except (ValueError, TypeError, AttributeError, SyntaxError) as error:
         raise Refused(
             f"reading a donefile version: {value!r} is none; give what DonefileSensor or UploadModelOperator returned"
         ) from error
+
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return ast.literal_eval(text)
 
 
 def is_true(value: Any) -> bool:

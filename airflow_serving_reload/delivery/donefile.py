@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Self
+
+UNPORTABLE = re.compile("[\0\ud800-\udfff]")
+"""Characters that JSON can spell, but not every database or encoding can hold."""
 
 SMALL = 64 * 1024
 """Content of a donefile up to this many bytes is part of its version; a larger one is no donefile."""
@@ -37,7 +42,8 @@ class DonefileVersion:
     :param size: length in bytes.
     :param etag: the store's entity tag or checksum.
     :param sha256: digest of the content, as lower-case hexadecimal digits.
-    :param content: the content if it is a JSON object, as `UploadModelOperator` writes it; else empty.
+    :param content: the plain values of the content if it is a JSON object, as `UploadModelOperator` writes it; else
+        empty.
     :param settled: whether a further upload is sure to change at least one of these facts.
     :param path: where in the store it was seen.
     :param observed_ns: the store's time when it was seen, nanoseconds since the epoch; it is not kept.
@@ -158,4 +164,25 @@ def _json_object(content: bytes) -> dict[str, Any]:
         value = json.loads(content)
     except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
+    if not isinstance(value, dict):
+        return {}
+    return {name: each for name, each in value.items() if not name.startswith("__") and _is_plain(name, each)}
+
+
+def _is_plain(*values: object) -> bool:
+    """Whether everything that carries a version can carry these values: JSON, msgpack, and databases.
+
+    One that they cannot carry would fail in the triggerer, and end all triggers with it.
+    """
+    for value in values:
+        match value:
+            case None | bool():
+                continue
+            case str() if not UNPORTABLE.search(value):
+                continue
+            case float() if math.isfinite(value):
+                continue
+            case int() if -(1 << 63) <= value < 1 << 63:
+                continue
+        return False
+    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,14 @@ class Outcome:
     :param record: the live release.
     :param previous: name of the release that was live before.
     :param seconds: how long each stage took.
+    :param version: the donefile version that was dealt with: delivered, or found to need nothing.
     """
 
     changed: bool
     record: Record
     previous: str | None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    version: DonefileVersion | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the outcome as a dict of plain values."""
@@ -108,10 +110,11 @@ def deliver(
             version = remote.settled()
             with releases.publishing():  # mends first what a killed publication left
                 live, known = releases.live(), None if force else _known(releases, version)
+                log.debug("the donefile: %s; live: %s; of that donefile: %s", version, live, known)
                 if known is None:  # where no release can be published, those that never were would pile up
                     releases.prune(local.keep_releases)
         if live and known and _needs_nothing(live, known, server):
-            return Outcome(False, live, live.release, watch.seconds)
+            return Outcome(False, live, live.release, watch.seconds, version)
         if known is None:
             is_folder = unpacked_filename is None
             here = NOTHING if force else _here(releases, remote, is_folder=is_folder)
@@ -130,7 +133,7 @@ def deliver(
                         files=moved.files,
                         run=dict(run or {}),
                     )
-        return make_live(releases, known, local, server, watch)
+        return replace(make_live(releases, known, local, server, watch), version=version)
 
 
 def _known(releases: Releases, version: DonefileVersion) -> Record | None:
@@ -218,7 +221,8 @@ def roll_back(
     The release that was live is given up: its donefile version is not delivered again unless forced.
 
     :param to: name of the release; None for the one that was live before.
-    :param why: remembered with the release that is given up.
+    :param why: remembered with the release that is given up; without `to`, the same words again are the same roll-back
+        tried again, which goes no further back.
     :param watch: times the stages; None for one of its own.
     :raises Refused: there is no such release.
     :raises ReloadRefused: the server does not serve it; it stays the live one.
@@ -227,7 +231,7 @@ def roll_back(
     releases = local.releases()
     with releases.publishing():
         given_up = releases.live()
-        record = releases.find(to) if to else _earlier(releases, server)
+        record = releases.find(to) if to else _earlier(releases, server, why)
         if record is None:
             raise Refused(f"rolling back {releases.model}: no earlier release is left on this host; deliver one")
         with watch.stage("publish"):
@@ -243,11 +247,13 @@ def roll_back(
     return Outcome(changed, record, given_up.release if given_up else None, watch.seconds)
 
 
-def _earlier(releases: Releases, server: ModelServer | None) -> Record | None:
-    """Give the release before, or the live one again where a roll-back to it was left without its proof: a retry."""
-    last = releases.history()[:2]
-    if server and len(last) > 1 and last[0] == releases.live() and not last[0].confirmed and last[1].withdrawn:
-        return last[0]
+def _earlier(releases: Releases, server: ModelServer | None, why: str) -> Record | None:
+    """Give the release before, or the live one where it is what this roll-back, or one left unproved, went back to."""
+    live, given_up = (*releases.history()[:2], None, None)[:2]
+    if live and given_up and given_up.withdrawn and live == releases.live():
+        unproved = server is not None and not live.confirmed
+        if unproved or given_up.withdrawn == why:
+            return live
     return releases.previous()
 
 

@@ -291,15 +291,19 @@ class Releases:
         with self._publication(f"publishing {record.release} as {self.model}"):
             if not self.path(record).is_dir():
                 raise FileNotFoundError(errno.ENOENT, "the release is gone", str(self.path(record)))
-            undo = self._lead_link_to(record) if self._links(mode) else self._change_in_place(record)
+            by_link = self._links(mode)
+            log.debug("publishing %s by %s", record.release, "its link" if by_link else "its files")
+            undo = self._lead_link_to(record) if by_link else self._change_in_place(record)
             try:
                 filesystem.sync_folder(self.model.parent)
                 return self._write(record, published=self._now(), confirmed=None)
-            except OSError as error:
-                if insist:
+            except BaseException as error:
+                if not insist:
+                    # a task that is told to end now leaves what was live as well
+                    undo()
+                elif isinstance(error, OSError):
                     log.warning("%s is live, which cannot be written down: %s", record.release, error)
                     return replace(record, confirmed=None)
-                undo()
                 raise
 
     def prune(self, keep: int) -> None:

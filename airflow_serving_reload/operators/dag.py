@@ -62,9 +62,10 @@ def serving_reload_dag(
     :param conn_id: connection to the store. It takes the place of the options `type`, `general_host`, `ftp_*`,
         `hadoop_bin`, `fs_name` and `fs_ugi`.
     :param interval: seconds between two looks at the donefile, where no schedule is given.
-    :param debug: log at level DEBUG.
+    :param debug: log at level DEBUG what this package does.
     :param server: asked to confirm the reload.
-    :param dag_arguments: passed on to `DAG`.
+    :param dag_arguments: passed on to `DAG`. By default a task is tried again for about an hour, ever more slowly, and
+        waits for the one of the run before on its host, but not for other hosts.
     :return: the Dag.
     :raises TypeError: an option belongs to the connection.
     """
@@ -90,8 +91,13 @@ def serving_reload_dag(
     )
     arguments: dict[str, Any] = {
         "catchup": False,
-        "max_active_runs": 1,
-        "default_args": {"retries": 3, "retry_delay": timedelta(seconds=10), "retry_exponential_backoff": True},
+        "default_args": {
+            "retries": 10,
+            "retry_delay": timedelta(seconds=10),
+            "retry_exponential_backoff": True,
+            "max_retry_delay": timedelta(minutes=10),
+            "max_active_tis_per_dag": 1,
+        },
         "params": {"force": Param(False, type="boolean", title="Force", description_md=FORCE)},
         "doc_md": f"Brings `{remote_model_name}` to the server as soon as `{remote_donefile_name}` changes.",
         **dag_arguments,
@@ -124,6 +130,9 @@ def serving_reload_dag(
 
 def _log_more(_context: Context) -> None:
     logging.getLogger("airflow_serving_reload").setLevel(logging.DEBUG)
+    # other loggers have their own level, but these let nothing pass that is below theirs
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(logging.DEBUG)
 
 
 FORCE = "Fetch and publish the model even if it is live already, or was rolled back from."

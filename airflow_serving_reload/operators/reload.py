@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowTaskTerminated
 
 from airflow_serving_reload.operators.base import DeliveryOperator, grouping_stopwatch, unpacking_limits
 from airflow_serving_reload.task import donefile_version, emit_nothing, is_true, remember_live, run_of, with_asset
@@ -35,7 +39,8 @@ class ReloadModelOperator(DeliveryOperator):
     :param unpacked_filename: folder inside the archive that is the model, `.` for its top; leave it out if the model
         is a folder in the store. (templated)
     :param server: told to reload and asked to confirm it; without it, what is published counts as live. (templated)
-    :param model_asset: asset of the live model; its state remembers what is live, its event tells of each change.
+    :param model_asset: asset of the live model; its state remembers what is live, its event tells of each change. A
+        mapped task has to name it in `.partial(outlets=[...])` as well, where Airflow looks before it is unmapped.
     :param donefile: the donefile version that led here. The store's present one is what is delivered. (templated)
     :param force: fetch and publish even what is live already or was rolled back, and nothing of it is taken from this
         host. (templated)
@@ -99,6 +104,7 @@ class ReloadModelOperator(DeliveryOperator):
         self.force = force
         self.publish_mode = publish_mode
         self.keep_releases = keep_releases
+        self._delivering = False
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Deliver the model."""
@@ -108,7 +114,11 @@ class ReloadModelOperator(DeliveryOperator):
 
         if announced := donefile_version(self.donefile):
             self.log.info("told of the donefile %s", announced)
-        with open_store(self.conn_id, self.remote_path) as store, open_server(self.server) as server:
+        with (
+            open_store(self.conn_id, self.remote_path) as store,
+            open_server(self.server) as server,
+            self._interruptible(),
+        ):
             outcome = pipeline.deliver(
                 Remote(store, self.remote_path, self.remote_model_name, self.remote_donefile_name),
                 pipeline.Local(
@@ -125,11 +135,34 @@ class ReloadModelOperator(DeliveryOperator):
                 limits=unpacking_limits(),
                 run=run_of(context),
                 watch=grouping_stopwatch(),
-            ).to_dict()
-        remember_live(context, self.model_asset, {name: outcome[name] for name in ("donefile", "release", "sha256")})
-        if not outcome["changed"]:
+            )
+        remember_live(
+            context,
+            self.model_asset,
+            {
+                "donefile": outcome.version.to_dict() if outcome.version else None,
+                "release": outcome.record.release,
+                "sha256": outcome.record.sha256,
+            },
+        )
+        if not outcome.changed:
             emit_nothing(self, self.model_asset)
-        return outcome
+        return outcome.to_dict()
+
+    def on_kill(self) -> None:
+        """Interrupt a delivery, which then puts back the release that worked; Airflow alone would not end it so."""
+        if self._delivering:
+            # only once: what puts it back must not be interrupted in turn
+            self._delivering = False
+            raise AirflowTaskTerminated(f"the task {self.task_id} was told to end before its model was proved")
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        self._delivering = True
+        try:
+            yield
+        finally:
+            self._delivering = False
 
 
 class RollbackModelOperator(DeliveryOperator):
@@ -172,7 +205,7 @@ class RollbackModelOperator(DeliveryOperator):
         from airflow_serving_reload.delivery.pipeline import Local, roll_back
 
         wanted = None if self.release in (None, "", "None") else self.release
-        why = "rolled back by " + ("/".join(run_of(context).values()) or "hand")
+        why = "rolled back by " + ("/".join(run_of(context).values()) or f"hand at {datetime.now(UTC).isoformat()}")
         local = Local(Path(self.local_path), self.local_model_name, self.local_timestamp_file)
         with open_server(self.server) as server:
             return roll_back(local, wanted, server, why, grouping_stopwatch()).to_dict()

@@ -142,4 +142,6 @@ def pause_after(faults: int, poke_interval: float) -> float:
     """Give the seconds until the next try, the longer the more faults there were in a row."""
     if not faults:
         return poke_interval
-    return max(poke_interval, min(LONGEST_PAUSE, RAREST * poke_interval, 2.0**faults))
+    # beyond these the longest pause is reached, and much beyond them a float cannot hold the power
+    growing = 2.0 ** min(faults, 10)
+    return max(poke_interval, min(LONGEST_PAUSE, RAREST * poke_interval, growing))

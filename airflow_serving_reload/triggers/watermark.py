@@ -64,8 +64,17 @@ class Watermark:
     async def _read(self) -> DonefileVersion | None:
         if self._state is None:
             return self._last_seen
-        async with self._supervisor.reads:
-            return donefile_version(await self._state.aget(WATERMARK)) or self._last_seen
+        try:
+            async with self._supervisor.reads:
+                return donefile_version(await self._state.aget(WATERMARK)) or self._last_seen
+        except ValueError as several:
+            log.warning(
+                "watching a donefile for several assets without remembering what was announced (%s); "
+                "give each a DonefileTrigger of its own by asset_name, as donefile_asset does",
+                several,
+            )
+            self._state = None
+            return self._last_seen
 
     def overdue(self) -> DonefileVersion | None:
         """Give the version that was seen first if it now turns out to be new; it counts as announced then."""

@@ -111,6 +111,27 @@ def test_any_content_is_a_donefile(content: bytes) -> None:
     assert (version.size, version.sha256) == (len(content), hashlib.sha256(content).hexdigest())
 
 
+@pytest.mark.parametrize(
+    "unportable",
+    [
+        b'{"loss": NaN}',
+        b'{"loss": -Infinity}',
+        b'{"trace": 158456325028528675187087900672}',
+        b'{"note": "\\ud83d"}',
+        b'{"no\\u0000te": 1}',
+        b'{"note": "\\u0000"}',
+        b'{"__classname__": "builtins.set"}',
+        b'{"metrics": {"__type": 1}}',
+    ],
+)
+def test_what_not_everything_can_carry_is_left_out(unportable: bytes) -> None:
+    """Of the content goes on only what JSON, msgpack, Airflow's serialisation and databases all can carry."""
+    content = unportable.replace(b"{", b'{"version": "v1", "size": 7, "loss1": 0.5, "is_best": true, "from": null, ', 1)
+    version = looked_at(content)
+    assert version.content == {"version": "v1", "size": 7, "loss1": 0.5, "is_best": True, "from": None}
+    assert version != looked_at(content.replace(b"0.5", b"0.6"))
+
+
 def test_it_is_described_for_people() -> None:
     """A version is described by its name, time, length and tag."""
     assert str(looked_at(b'{"version": "v7"}', etag="x")) == (

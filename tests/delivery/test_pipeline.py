@@ -744,8 +744,22 @@ def test_a_roll_back_that_is_tried_again(training: Training, host: Host) -> None
     again = roll_back(host.local, None, host.serve(), "why")
     assert (again.changed, version_in(host.model)) == (False, "v1")
     assert again.record.confirmed
-    assert roll_back(host.local, None, host.serve(), "why").changed
+    assert roll_back(host.local, None, host.serve(), "another reason").changed
     assert version_in(host.model) == "v0"
+
+
+def test_a_roll_back_that_is_tried_again_after_its_end(training: Training, host: Host) -> None:
+    """A roll-back that has ended changes nothing when it is tried again, unless something was delivered meanwhile."""
+    for version in ("v1", "v2"):
+        training.upload(version)
+        bring(training, host)
+    assert roll_back(host.local, None, None, "task 7").changed
+    again = roll_back(host.local, None, None, "task 7")
+    assert (again.changed, version_in(host.model)) == (False, "v1")
+    training.upload("v3")
+    bring(training, host)
+    assert roll_back(host.local, None, None, "task 7").changed
+    assert version_in(host.model) == "v1"
 
 
 def test_a_roll_back_in_place_that_is_killed(memory_path: Path) -> None:

@@ -5,14 +5,53 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk import Asset
 
 from airflow_serving_reload.operators import UploadModelOperator
 
 CONN_ID = "model_store"
+
+LIVE = Asset("live")
+
+
+class AssetState:
+    """The part of Airflow's context that holds the state of assets, for tasks that run without an Airflow."""
+
+    def __init__(self, **state: Any) -> None:
+        self.state = state
+
+    def __getitem__(self, asset: Asset) -> AssetState:
+        assert asset == LIVE
+        return self
+
+    def get(self, key: str) -> Any:
+        """Give the stored value."""
+        return self.state.get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        """Store a value."""
+        self.state[key] = value
+
+
+def context_with(state: AssetState) -> Any:
+    """Make a context with the state of the live model's asset."""
+    return {"asset_state_store": state, "outlet_events": {LIVE: SimpleNamespace(extra={})}}
+
+
+def glog(text: str, *, severity: str = "W") -> str:
+    """Write a line as Paddle Serving's C++ server does, now."""
+    return f"{severity}{datetime.now().astimezone():%m%d %H:%M:%S.%f} 1 infer.cpp:134] {text}\n"
+
+
+def served() -> str:
+    """Write the lines of a reload that succeeded, now."""
+    return glog("begin reload model[uci].") + glog("Succ load engine, path: uci") + glog("Finish reload 1 workflow(s)")
 
 
 @pytest.fixture(autouse=True)

@@ -113,6 +113,9 @@ def test_one_task_for_each_host():
     listed = serving_reload_dag("a", hosts=["h1", "h2"], **MONITOR)
     assert {task.queue for task in listed.tasks} == {"serving-h1", "serving-h2"}
     assert len({task.outlets[0].name for task in listed.tasks}) == 2
+    # a host that is gone keeps its own tasks waiting, and no run of the others
+    assert {task.max_active_tis_per_dag for task in listed.tasks} == {1}
+    assert listed.max_active_runs > 1
     mapped = serving_reload_dag("b", hosts={"h1": "q1"}, **MONITOR)
     assert [task.queue for task in mapped.tasks] == ["q1"]
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from airflow.sdk import Asset, RetryAction
-from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk import RetryAction
+from airflow.sdk.exceptions import AirflowNotFoundException, AirflowTaskTerminated
 
 from airflow_serving_reload.delivery.errors import (
     Corrupt,
@@ -19,6 +22,7 @@ from airflow_serving_reload.delivery.errors import (
     ReloadRefused,
     StoreUnreachable,
 )
+from airflow_serving_reload.delivery.release import Releases
 from airflow_serving_reload.operators import (
     DownloadModelOperator,
     PaddleServer,
@@ -30,6 +34,9 @@ from airflow_serving_reload.operators import (
     UploadModelOperator,
 )
 from airflow_serving_reload.sensors import ReloadConfirmedSensor
+from tests.servers.bench import wait_until
+
+from .conftest import LIVE, AssetState, context_with, served
 
 
 def reload(workplace, **arguments):
@@ -242,6 +249,16 @@ def test_what_is_retried(fault, action):
     assert policy.evaluate(fault, try_number=1, max_tries=3).action is action
 
 
+def test_refused_reload_is_not_tried_for_long():
+    """A model that its server refuses is put before it in three tries, however many the Dag allows."""
+    policy = UnpackModelOperator(task_id="u", packed_path="p", unpacked_filename="f").retry_policy
+    for fault, actions in (
+        (ReloadRefused("x"), [RetryAction.DEFAULT] * 2 + [RetryAction.FAIL] * 2),
+        (StoreUnreachable("x"), [RetryAction.DEFAULT] * 4),
+    ):
+        assert [policy.evaluate(fault, try_number=number, max_tries=10).action for number in (1, 2, 3, 4)] == actions
+
+
 def test_own_retry_policy_wins():
     """Whoever gives a retry policy of their own gets it."""
     from airflow.sdk import ExceptionRetryPolicy
@@ -291,11 +308,25 @@ def test_server_is_rendered(workplace):
     assert operator.server == PaddleServer(log_path="/logs/h1.INFO", probe_url="http://h1/")
 
 
+def test_state_tells_the_donefile_that_was_dealt_with(workplace):
+    """After a roll-back, a delivery that has nothing to do leaves no donefile for the sensor to wait in vain for."""
+    state = AssetState()
+    context = context_with(state)
+    arguments = {**workplace.remote, **workplace.local, "unpacked_filename": "trained", "model_asset": LIVE}
+    for version in ("v1", "v2"):
+        last = workplace.upload(version)["donefile"]
+        ReloadModelOperator(task_id="reload", **arguments).execute(context)
+    RollbackModelOperator(task_id="b", **workplace.local).execute({})
+    again = ReloadModelOperator(task_id="reload", **arguments).execute(context)
+    assert (again["changed"], workplace.live_weights()) == (False, "v1")
+    assert state.state["live"]["donefile"] == last
+    assert state.state["live"]["release"] == again["release"]
+
+
 def test_asset_is_an_outlet():
     """The asset of the live model is an outlet, so that its state and its events can be written."""
-    live = Asset("live")
-    operator = TouchTimestampOperator(task_id="t", local_path="p", local_model_name="m", model_asset=live)
-    assert operator.outlets == [live]
+    operator = TouchTimestampOperator(task_id="t", local_path="p", local_model_name="m", model_asset=LIVE)
+    assert operator.outlets == [LIVE]
 
 
 def test_log_is_grouped_by_stages(workplace, engine_log):
@@ -309,6 +340,44 @@ def test_log_is_grouped_by_stages(workplace, engine_log):
     engine_log.clear()
     RollbackModelOperator(task_id="back", **workplace.local).execute({})
     assert next(message for message in engine_log.messages if "group" in message) == "::group::Publish"
+
+
+def test_killed_task_puts_back_what_worked(workplace, tmp_path):
+    """A task that Airflow tells to end before its model is proved leaves the old one live, as its server says, too."""
+    workplace.upload("v1")
+    log = tmp_path / "serving.INFO"
+    log.touch()
+    operator = ReloadModelOperator(
+        task_id="reload",
+        **workplace.remote,
+        **workplace.local,
+        unpacked_filename="trained",
+        server=PaddleServer(log_path=str(log)),
+    )
+
+    def end_it():
+        wait_until(lambda: workplace.live_weights() == "v1", "the new model, live and not proved")
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_until(lambda: workplace.live_weights() == "initial", "the old model")
+        # a further signal does no harm
+        os.kill(os.getpid(), signal.SIGTERM)
+        with log.open("a") as lines:
+            lines.write(served())
+
+    # as Airflow's task runner does
+    before = signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            ending = threads.submit(end_it)
+            with pytest.raises(AirflowTaskTerminated, match="before its model was proved"):
+                operator.execute({})
+            ending.result()
+        operator.on_kill()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert workplace.live_weights() == "initial"
+    [delivered] = [each for each in Releases(workplace.serving, "model").history() if each.origin == "delivered"]
+    assert delivered.confirmed is None
 
 
 def test_unknown_connection(workplace):
@@ -331,8 +400,9 @@ def test_confirming_nothing_in_particular():
 
 
 def test_donefile_from_a_template_may_be_json(workplace):
-    """A donefile version may come as JSON text, as a template gives it, and nonsense is refused."""
+    """A donefile version may come as text, as a template gives it, with or without `tojson`; nonsense is refused."""
     donefile = workplace.upload("v1")["donefile"]
     assert reload(workplace, donefile=json.dumps(donefile))["changed"]
+    assert not reload(workplace, donefile=str(donefile))["changed"]
     with pytest.raises(Refused, match="donefile version"):
         reload(workplace, donefile="nonsense")

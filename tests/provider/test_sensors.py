@@ -3,41 +3,14 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
-from types import SimpleNamespace
 
 import pytest
-from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowSensorTimeout, TaskDeferred
 
 from airflow_serving_reload.delivery.errors import Refused, ReloadRefused
 from airflow_serving_reload.sensors import DonefileSensor, PaddleServer, ReloadConfirmedSensor
 
-LIVE = Asset("live")
-
-
-class AssetState:
-    """The part of Airflow's context that holds the state of assets, for tasks that run without an Airflow."""
-
-    def __init__(self, **state):
-        self.state = state
-
-    def __getitem__(self, asset):
-        assert asset == LIVE
-        return self
-
-    def get(self, key):
-        """Give the stored value."""
-        return self.state.get(key)
-
-    def set(self, key, value):
-        """Store a value."""
-        self.state[key] = value
-
-
-def context_with(state):
-    """Make a context with the state of the live model's asset."""
-    return {"asset_state_store": state, "outlet_events": {LIVE: SimpleNamespace(extra={})}}
+from .conftest import LIVE, AssetState, context_with, glog, served
 
 
 def sensor(**arguments):
@@ -105,16 +78,6 @@ def test_resumes_with_what_the_trigger_saw(workplace):
     assert sensor(deferrable=True).execute_complete({}, seen) == seen
     with pytest.raises(Refused, match="401"):
         sensor(deferrable=True).execute_complete({}, {"error": "the server answered 401"})
-
-
-def glog(text, *, severity="W"):
-    """Write a line as Paddle Serving's C++ server does, now."""
-    return f"{severity}{datetime.now().astimezone():%m%d %H:%M:%S.%f} 1 infer.cpp:134] {text}\n"
-
-
-def served():
-    """Write the lines of a reload that succeeded, now."""
-    return glog("begin reload model[uci].") + glog("Succ load engine, path: uci") + glog("Finish reload 1 workflow(s)")
 
 
 def test_confirms_a_reload_since_the_touch(tmp_path):

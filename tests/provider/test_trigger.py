@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
+from airflow.sdk import Asset
+from airflow.sdk.execution_time.context import AssetStateStoreAccessors
 
 from airflow_serving_reload.triggers import DonefileTrigger, donefile_asset, watermark
 from airflow_serving_reload.triggers.folder import pause_after
@@ -201,6 +203,7 @@ def test_pauses_grow_with_faults(interval, longest):
     pauses = [pause_after(faults, interval) for faults in range(10)]
     assert pauses == sorted(pauses)
     assert (pauses[0], pauses[-1]) == (interval, longest)
+    assert pause_after(10**6, interval) == longest
 
 
 async def test_refusal_ends_a_deferred_sensor(workplace, monkeypatch):
@@ -210,6 +213,17 @@ async def test_refusal_ends_a_deferred_sensor(workplace, monkeypatch):
     trigger.task_instance = SimpleNamespace(task_id="wait")
     async with running(trigger) as next_event:
         assert "no store" in (await next_event())["error"]
+
+
+async def test_several_assets_without_a_name(workplace, caplog):
+    """A watcher that several assets share without a name announces all the same, and says what to do about it."""
+    trigger = DonefileTrigger(**ARGUMENTS)
+    trigger.asset_state_store = AssetStateStoreAccessors(inlets=[Asset("a"), Asset("b")])
+    async with running(trigger) as next_event:
+        for version in ("v1", "v2"):
+            uploaded = workplace.upload(version)["donefile"]
+            assert (await next_event())["sha256"] == uploaded["sha256"]
+    assert "asset_name" in caplog.text
 
 
 def test_asset_has_its_watcher():

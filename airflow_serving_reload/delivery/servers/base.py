@@ -129,6 +129,7 @@ class ModelServer(ABC):
         told = State.WAITING
         while True:
             look = self.look(expected, mark)
+            log.debug("%s: %s (%s)", self, look.state.value, look.evidence)
             if look.state is State.SERVED:
                 return look.evidence
             if look.state is State.REFUSED:

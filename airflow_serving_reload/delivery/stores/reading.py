@@ -164,6 +164,7 @@ class RemoteFile:
             else:
                 way = store._open(path, self._position, expected)
             opened = self._stack.enter_context(way)
+        log.debug("opened %s at byte %d: %s", store.describe(path), opened.offset, opened.facts)
         self._reader = opened.reader
         self._skip = self._position - opened.offset
         return opened
