@@ -359,6 +359,7 @@ def system(
                 "uci_housing_hdfs",
                 "model_rollback",
                 "reload_anything",
+                "reload_mapped",
                 "live_listener",
                 "wait_for_donefile",
                 "guarded_reload",

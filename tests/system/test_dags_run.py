@@ -151,6 +151,18 @@ def test_live_asset_tells_changes_alone(system: System, reader: Reader) -> None:
     assert event.created_runs == (("live_listener", run.run_id),)
 
 
+def test_mapped_task_tells_what_is_live(system: System) -> None:
+    """A delivery by a mapped task is remembered by its asset's state, and told by its event, as any other is."""
+    uploaded = system.upload(system.models[0].path, "/models/mapped")
+    run_id = system.client.trigger("reload_mapped", {"remote_path": "/models/mapped"})
+    system.client.wait_for_run("reload_mapped", run_id, seconds=DEADLINE_SECONDS)
+    result = system.client.xcom("reload_mapped", run_id, "reload_model", map_index=0)
+    [event] = system.client.asset_events("mapped live")
+    live = system.asset_state("mapped live", "live")
+    assert event.extra["release"] == live["release"] == result["release"]
+    assert version_of(live["donefile"]) == uploaded.donefile
+
+
 def test_whole_way_step_by_step(system: System, reader: Reader, tmp_path: Path) -> None:
     """A run trains and delivers in steps; a delivery that failed leaves the live model, and is tried again."""
     before = reader.last

@@ -33,6 +33,19 @@ with DAG("reload_anything", schedule=None, params={**STORE_FORM, "unpacked_filen
         retry_delay=timedelta(milliseconds=100),
     )
 
+MAPPED_LIVE = Asset("mapped live")
+
+with DAG("reload_mapped", schedule=None, params=STORE_FORM):
+    ReloadModelOperator.partial(
+        task_id="reload_model",
+        **STORE,
+        remote_model_name="uci_housing.tar.gz",
+        local_path=f"{SERVING_PATH}/mapped",
+        unpacked_filename="uci_housing_model",
+        model_asset=MAPPED_LIVE,
+        outlets=[MAPPED_LIVE],
+    ).expand(local_model_name=["one"])
+
 with DAG("live_listener", schedule=[Asset("uci_housing live")]):
     EmptyOperator(task_id="listen")
 
