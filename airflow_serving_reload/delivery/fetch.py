@@ -107,6 +107,9 @@ def fetch(
 ) -> tuple[DonefileVersion, transfer.Moved, Path]:
     """Fetch and unpack the model in one pass, until the donefile is the same after it as before.
 
+    Files of a folder are only taken from earlier releases where the donefile promises a digest of all: that a file has
+    the time and length of an earlier one proves little, since some tools set times.
+
     :param staging: folder to do that in; where the model is a folder, with what came before a transfer broke off.
     """
     for _ in range(FETCHES_AT_MOST):
@@ -119,7 +122,8 @@ def fetch(
                 staging / "model",
                 unpacked_filename=unpacked_filename,
                 limits=limits,
-                here=here,
+                here=here if version.model_sha256 else replace(here, manifests=()),
+                is_promised=version.model_sha256 is not None,
             )
             check(moved, version, remote.describe())
         except (Corrupt, NotThereYet, Refused, StoreUnreachable) as fault:
@@ -157,18 +161,20 @@ def fetch_unpacked(
     unpacked_filename: str | None,
     limits: archive.Limits,
     here: Here = NOTHING,
+    is_promised: bool = False,
 ) -> tuple[transfer.Moved, Path]:
     """Fetch a model, unpacking it while it comes.
 
     :param folder: where to; what is there is gone on with if the model is a folder, and removed if it is an archive.
     :param here: what need not come, or be written, again.
+    :param is_promised: whether the digest of all of it is known, by which a mixture of two uploads would be noticed.
     :return: what came, with the number of unpacked files and their bytes where it was an archive; and the model.
     """
     source = child(path, name)
     if unpacked_filename is None:
         with transfer.saving(folder):
             arriving = Manifest.go_on(folder, store.describe(source))
-        moved = transfer.receive_folder(store, source, Memory(arriving, here.manifests))
+        moved = transfer.receive_folder(store, source, Memory(arriving, here.manifests), look_again=not is_promised)
         log.info("%d of %d bytes were here already", moved.spared, moved.total_bytes)
         return moved, folder
     with transfer.saving(folder):

@@ -167,13 +167,18 @@ def replace_with_copy(source: Path, path: Path) -> None:
 
 def remove_temporaries(path: Path) -> None:
     """Remove what processes left beside a file that were killed while they replaced it."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name[:200])}.{'[0-9a-f]' * 8}.tmp"):
+    for leftover in path.parent.glob(f".{glob.escape(_shortened(path.name))}.{'[0-9a-f]' * 8}.tmp"):
         leftover.unlink()
+
+
+def _shortened(name: str) -> str:
+    """Leave room for more in a name, of which Linux counts the bytes."""
+    return os.fsdecode(os.fsencode(name)[:200])
 
 
 @contextmanager
 def _temporary_beside(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{_shortened(path.name)}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
     finally:

@@ -109,7 +109,9 @@ def deliver(
         with watch.stage("look"):
             version = remote.settled()
             with releases.publishing():  # mends first what a killed publication left
-                live, known = releases.live(), None if force else _known(releases, version)
+                live, known = releases.live(), _known(releases, remote, version, unpacked_filename)
+                given_up = known and known.withdrawn
+                known = None if force else known
                 log.debug("the donefile: %s; live: %s; of that donefile: %s", version, live, known)
                 if known is None:  # where no release can be published, those that never were would pile up
                     releases.prune(local.keep_releases)
@@ -128,18 +130,27 @@ def deliver(
                         version=version.content.get("version"),
                         donefile=version.to_dict(),
                         source=remote.describe(),
+                        unpacked_filename=unpacked_filename,
                         sha256=moved.sha256,
                         total_bytes=moved.total_bytes,
                         files=moved.files,
                         run=dict(run or {}),
+                        withdrawn=given_up,  # until it is proved after all
                     )
         return replace(make_live(releases, known, local, server, watch), version=version)
 
 
-def _known(releases: Releases, version: DonefileVersion) -> Record | None:
+def _known(
+    releases: Releases, remote: Remote, version: DonefileVersion, unpacked_filename: str | None
+) -> Record | None:
     """Find the complete release that this donefile version has led to before; None if it is new here."""
     for record in releases.history():
-        if record.donefile is not None and DonefileVersion.from_dict(record.donefile) == version:
+        if (
+            record.donefile is not None
+            and DonefileVersion.from_dict(record.donefile) == version
+            and record.source in (None, remote.describe())
+            and record.unpacked_filename in (None, unpacked_filename)
+        ):
             return record
     return None
 

@@ -25,8 +25,8 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -53,6 +53,7 @@ class Record:
     :param created: when it was complete on this host, as ISO 8601 in UTC.
     :param donefile: the donefile version that announced it, as `DonefileVersion.to_dict` gives it.
     :param source: where it was fetched from.
+    :param unpacked_filename: the folder inside the archive that it was; None if it was no archive, or nobody knows.
     :param sha256: digest of what was fetched.
     :param total_bytes: bytes of its files.
     :param files: number of its files.
@@ -68,6 +69,7 @@ class Record:
     created: str
     donefile: Mapping[str, Any] | None = None
     source: str | None = None
+    unpacked_filename: str | None = None
     sha256: str | None = None
     total_bytes: int | None = None
     files: int | None = None
@@ -205,6 +207,13 @@ class Releases:
             filesystem.sync_folder(self._folder)
         return record
 
+    def give_back(self, record: Record, staged: Path) -> None:
+        """Undo `admit`, so that it can be tried again; nothing happens to a release that is live or was."""
+        with self.publishing(), self._publication(f"giving {record.release} back to {staged}"):
+            if self.find(record.release).published is None:
+                self.path(record).rename(staged)
+                (self._folder / f"{record.release}.json").unlink()
+
     def path(self, record: Record) -> Path:
         """Give the folder of a release."""
         return self._folder / record.release
@@ -232,11 +241,7 @@ class Releases:
 
     def history(self) -> list[Record]:
         """Give the records of all complete releases, the one published last first."""
-        records = [
-            Record.from_dict(filesystem.read_json(file))
-            for file in self._folder.glob("[!.]*.json")
-            if file.with_suffix("").is_dir()
-        ]
+        records = [_read_record(file) for file in self._folder.glob("[!.]*.json") if file.with_suffix("").is_dir()]
         return sorted(records, key=lambda record: (record.published or "", record.created), reverse=True)
 
     def live(self) -> Record | None:
@@ -390,7 +395,7 @@ class Releases:
             filesystem.replace_json(self._state, unfinished)
             self._copy_into_place(self.path(record))
             filesystem.replace_json(self._state, {"live": record.release})
-        except OSError:
+        except BaseException:
             self._recover()
             raise
         return undo
@@ -415,15 +420,32 @@ class Releases:
         """Rename the release's files into the model's folder one by one, the timestamp file last."""
         wanted = sorted(_files(release), key=lambda relative: relative == self._timestamp_name)
         for relative in wanted[:-1]:
-            filesystem.replace_with_copy(release / relative, self.model / relative)
+            self._put_in_place(release, relative)
         self._keep_in_place(wanted)
         for relative in wanted[-1:]:
-            filesystem.replace_with_copy(release / relative, self.model / relative)
+            self._put_in_place(release, relative)
         filesystem.sync_filesystem(self.model)
 
-    def _keep_in_place(self, wanted: Iterable[Path]) -> None:
+    def _put_in_place(self, release: Path, relative: Path) -> None:
+        """Put one file into the model's folder, where something of another kind may be in its way."""
+        place = self.model / relative
+        for parent in (self.model / parent for parent in relative.parents[:-1]):
+            if parent.is_symlink() or parent.is_file():
+                parent.unlink()
+        if place.is_dir() and not place.is_symlink():
+            filesystem.remove_tree(place)
+        filesystem.replace_with_copy(release / relative, place)
+
+    def _keep_in_place(self, wanted: Collection[Path]) -> None:
+        """Remove all other files from the model's folder, and the folders that are empty then."""
         for relative in set(_files(self.model)) - set(wanted):
             (self.model / relative).unlink()
+        needed = {parent for relative in wanted for parent in relative.parents}
+        for parent, folders, _ in os.walk(self.model, topdown=False):
+            for folder in (Path(parent, name) for name in folders):
+                if folder.relative_to(self.model) not in needed and not folder.is_symlink():
+                    with suppress(OSError):  # something was put there meanwhile
+                        folder.rmdir()
 
     def _recover(self) -> None:
         """Mend what a process that was killed left: nothing that is live, or could be rolled back to, is touched."""
@@ -462,6 +484,15 @@ class Releases:
                 f"{doing}: {error.strerror or error}; what was live still is; "
                 "check space, permissions and the file system"
             ) from error
+
+
+def _read_record(file: Path) -> Record:
+    try:
+        return Record.from_dict(filesystem.read_json(file))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise Refused(
+            f"reading the record {file}: it is none ({error}); remove it, and with it the release is removed"
+        ) from error
 
 
 def models_in(local_path: Path) -> list[str]:

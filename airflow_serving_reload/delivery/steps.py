@@ -1,7 +1,7 @@
 """The stages of a delivery one at a time, for who wants them as tasks of their own.
 
-What one step learns of a model lies beside what it leaves, in a file of the same name with `.json` behind it, so
-that the last one can record where the release came from.
+What one step learns of a model lies beside what it leaves, in the file `.<name>.origin.json`, so that the last one can
+record where the release came from.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def download(store: Store, path: str, model: str, folder: Path, *, announced: Do
     source = store.describe(child(path, model))
     with manifest.removing_unless_transient(arriving):
         for _ in range(FETCHES_AT_MOST):
-            came, moved = _bring(store, child(path, model), arriving)
+            is_promised = announced is not None and announced.model_sha256 is not None
+            came, moved = _bring(store, child(path, model), arriving, look_again=not is_promised)
             if announced and announced.path and store.donefile(announced.path) != announced:
                 log.info("the donefile changed while its model was fetched; fetching the newer one")
                 announced = settled(store, announced.path)
@@ -88,14 +89,14 @@ def download(store: Store, path: str, model: str, folder: Path, *, announced: Do
     return target
 
 
-def _bring(store: Store, source: str, arriving: Path) -> tuple[Path, transfer.Moved]:
+def _bring(store: Store, source: str, arriving: Path, *, look_again: bool) -> tuple[Path, transfer.Moved]:
     """Fetch an archive or a folder, and give where it is: a file is one of a folder too as long as it arrives."""
     with transfer.saving(arriving):
         memory = Memory(Manifest.go_on(arriving, store.describe(source)))
     if archive.is_archive_name(source) or store.list(source) is None:
         name = source.rpartition("/")[2]
         return arriving / name, transfer.receive_file(store, source, name, memory)
-    return arriving, transfer.receive_folder(store, source, memory)
+    return arriving, transfer.receive_folder(store, source, memory, look_again=look_again)
 
 
 def unpack(packed: Path, unpacked_filename: str, limits: archive.Limits = archive.DEFAULT_LIMITS) -> Path:
@@ -134,8 +135,14 @@ def publish(unpacked: Path, local: pipeline.Local, *, run: Mapping[str, Any] | N
     with releases.delivering():
         version = (origin.donefile or {}).get("content", {}).get("version")
         record = releases.admit(unpacked, version=version, run=dict(run or {}), **origin.to_dict())
+        try:
+            outcome = pipeline.publish_only(releases, record, local)
+        except BaseException:
+            # else a retry would find nothing to publish
+            releases.give_back(record, unpacked)
+            raise
         remove_tree(_note_of(unpacked))
-        return pipeline.publish_only(releases, record, local)
+        return outcome
 
 
 def touch(local: pipeline.Local) -> int:
@@ -152,7 +159,7 @@ def touch(local: pipeline.Local) -> int:
 
 
 def _note_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")
+    return path.with_name(f".{path.name}.origin.json")
 
 
 def _note(path: Path, origin: _Origin) -> None:

@@ -11,14 +11,14 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from airflow_serving_reload.delivery.errors import PublicationFailed, Refused
+from airflow_serving_reload.delivery.errors import PublicationFailed, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.filesystem import SyncAhead
 from airflow_serving_reload.delivery.manifest import Memory, OnHost, Remembered, telling
 from airflow_serving_reload.delivery.stores.base import FileFacts, Store, child
@@ -132,11 +132,13 @@ def saving(target: Path) -> Iterator[None]:
         raise PublicationFailed(f"saving {target}: {error.strerror}; make room for it") from error
 
 
-def receive_folder(store: Store, path: str, memory: Memory) -> Moved:
+def receive_folder(store: Store, path: str, memory: Memory, *, look_again: bool = False) -> Moved:
     """Bring a folder over, file by file, but for the files that are here.
 
     :param memory: what is here; it knows where the folder goes.
+    :param look_again: see behind the last file that all of them are still the same, where no digest will tell.
     :raises Refused: the path is a file.
+    :raises StoreUnreachable: one of them is not.
     """
     if store.list(path) is None:
         raise Refused(
@@ -159,7 +161,19 @@ def receive_folder(store: Store, path: str, memory: Memory) -> Moved:
     with saving(memory.arriving.folder):
         ahead.finish()
         memory.arriving.remove_all_but(names, parts=False)
+    if look_again:
+        _prove_same(store, path, names, memory)
     return _together(moved.items())
+
+
+def _prove_same(store: Store, path: str, names: Mapping[str, str], memory: Memory) -> None:
+    changed = set(store.walk(path)) ^ set(names)
+    changed |= {name for name in names if store.stat(names[name]) != memory.arriving.files[name].facts}
+    if changed:
+        raise StoreUnreachable(
+            f"fetching {store.describe(path)}: {min(changed)} changed while the folder came; training may be uploading "
+            'the next model, so try again; a donefile with donefile_format="json" tells for sure what belongs together'
+        )
 
 
 def send(

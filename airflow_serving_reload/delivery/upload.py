@@ -12,6 +12,7 @@ from typing import Any, Literal
 from airflow_serving_reload.delivery import archive, transfer
 from airflow_serving_reload.delivery.donefile import DonefileVersion
 from airflow_serving_reload.delivery.errors import Refused, StoreUnreachable
+from airflow_serving_reload.delivery.filesystem import walk_files
 from airflow_serving_reload.delivery.stores.base import Store, child
 
 DonefileFormat = Literal["json", "empty"]
@@ -87,6 +88,8 @@ def _send_model(store: Store, path: str, source: Path) -> transfer.Moved:
             return transfer.send(store, path, file, total=source.stat().st_size)
     if not source.is_dir():
         raise Refused(f"uploading {source}: there is no such file or folder on this host; check local_model_path")
+    if next(walk_files(source), None) is None:
+        raise Refused(f"uploading {source}: there is no file in it; see whether training has made the model")
     if not archive.is_archive_name(path):
         return transfer.send_folder(store, path, source)
     with archive.pack(source, path.rpartition("/")[2]) as packed:

@@ -323,7 +323,7 @@ def test_a_download_goes_on(name: str, place: Place) -> None:
     total = sum(file.stat().st_size for file in ([source] if source.is_file() else source.rglob("*")) if file.is_file())
     assert (came, place.store.fetched) == (CHUNK + 100, total)
     assert fetched.read_bytes() == LARGE if fetched.is_file() else contents(fetched) == contents(source)
-    assert {path.name for path in place.host.iterdir()} == {fetched.name, f"{fetched.name}.json"}
+    assert {path.name for path in place.host.iterdir()} == {fetched.name, f".{fetched.name}.origin.json"}
 
 
 def test_a_part_that_is_damaged(place: Place) -> None:
@@ -357,9 +357,9 @@ def test_a_download_whose_donefile_vanishes(place: Place, monkeypatch: pytest.Mo
     describe = place.store.describe("/donefile")
     receive = transfer.receive_folder
 
-    def receive_and_lose(*arguments: Any) -> transfer.Moved:
+    def receive_and_lose(*arguments: Any, **options: Any) -> transfer.Moved:
         done.unlink(missing_ok=True)
-        return receive(*arguments)
+        return receive(*arguments, **options)
 
     monkeypatch.setattr(transfer, "receive_folder", receive_and_lose)
     with pytest.raises(NotThereYet, match=re.escape(f"looking at {describe}: there is no donefile")):

@@ -47,6 +47,7 @@ from .models import (
     Server,
     Training,
     contents,
+    digest_of_folder,
     set_time,
     version_in,
     write_model,
@@ -665,6 +666,34 @@ def test_rolling_back(training: Training, host: Host) -> None:
     assert version_in(host.model) == "v3"
 
 
+def test_a_forced_delivery_that_is_refused(training: Training, host: Host) -> None:
+    """What was given up stays so when it is forced and the server refuses it, until a forced one is proved."""
+    for version in ("v1", "v2"):
+        training.upload(version)
+        bring(training, host)
+    roll_back(host.local, None, None, "bad predictions")
+    with pytest.raises(ReloadRefused):
+        bring(training, host, server=host.serve(silent=frozenset({"v2"})), force=True)
+    assert not bring(training, host).changed
+    assert version_in(host.model) == "v1"
+    assert bring(training, host, server=host.serve(), force=True).changed
+    assert not bring(training, host).changed
+    assert version_in(host.model) == "v2"
+
+
+def test_another_folder_of_the_archive(training: Training, host: Host) -> None:
+    """Another folder of the archive, or another archive, is delivered though the donefile is the same."""
+    training.drop(tar(file("m/a", b"v1"), file("m/b", b"v1"), file("m/only-v1", b"v1")))
+    bring(training, host, unpacked_filename=".")
+    assert (host.model / "m" / "a").exists()
+    assert bring(training, host, unpacked_filename="m").changed
+    assert version_in(host.model) == "v1"
+    training.packed.rename(training.packed.with_name("other.tar.gz"))
+    training.remote = replace(training.remote, model="other.tar.gz")
+    assert bring(training, host, unpacked_filename="m").changed
+    assert not bring(training, host, unpacked_filename="m").changed
+
+
 def test_a_server_that_reloads_in_the_very_instant(
     training: Training, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -943,10 +972,7 @@ def _announce(training: Training) -> None:
     """Announce what is in the store by a donefile that promises its digest, all of it from an hour ago."""
     for path in (path for path in training.packed.rglob("*") if path.stat().st_mtime_ns > time.time_ns() - AN_HOUR_NS):
         set_time(path, ahead_ns=-AN_HOUR_NS)
-    names = sorted(path.name for path in training.packed.iterdir())
-    digests = {name: hashlib.sha256((training.packed / name).read_bytes()).hexdigest() for name in names}
-    listing = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
-    training.donefile.write_text(json.dumps({"sha256": hashlib.sha256(listing.encode()).hexdigest()}))
+    training.donefile.write_text(json.dumps({"sha256": digest_of_folder(training.packed)}))
 
 
 def _fetched(training: Training, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -994,6 +1020,45 @@ def replace_local(host: Host, **changes: Any) -> Host:
     """Give a host with other settings."""
     host.local = replace(host.local, **changes)
     return host
+
+
+def test_nothing_is_taken_from_earlier_folders_on_trust(
+    folders: Training, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a promised digest all of a folder is fetched, since new files may have been given the times of old."""
+    bring(folders, host, unpacked_filename=None)
+    for path in folders.packed.iterdir():
+        status = path.stat()
+        path.write_bytes(path.read_bytes()[::-1])
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    folders.donefile.write_bytes(b"")
+    set_time(folders.donefile, ahead_ns=-AN_HOUR_NS)
+    fetched = _fetched(folders, monkeypatch)
+    bring(folders, host, unpacked_filename=None)
+    assert sorted(fetched) == sorted(path.name for path in folders.packed.iterdir())
+    assert (host.model / "same").read_bytes() == b"emas" * CHUNK
+
+
+def test_a_folder_that_is_uploaded_anew_while_it_comes(
+    folders: Training, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a promised digest a folder of which a file changes before the last one has come is no model."""
+    folders.donefile.write_bytes(b"")
+    set_time(folders.donefile, ahead_ns=-AN_HOUR_NS)
+    opened = folders.store._open
+
+    def open_while_training_goes_on(path: str, offset: int, expected: FileFacts | None) -> Any:
+        if path.endswith("same"):
+            (folders.packed / "a").write_text("the next model's")
+        return opened(path, offset, expected)
+
+    monkeypatch.setattr(folders.store, "_open", open_while_training_goes_on)
+    with pytest.raises(StoreUnreachable, match="a changed while the folder came; training may be uploading"):
+        bring(folders, host, unpacked_filename=None)
+    assert version_in(host.model) == "v0"
+    monkeypatch.undo()
+    assert bring(folders, host, unpacked_filename=None).changed
+    assert (host.model / "a").read_text() == "the next model's"
 
 
 def test_force_fetches_all_of_a_folder(folders: Training, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

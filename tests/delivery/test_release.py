@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -221,7 +222,6 @@ def test_forced_in_place(host: Host) -> None:
     inode = host.model.stat().st_ino
     first = host.deliver("v1", "in_place")
     assert (host.model.stat().st_ino, host.model.is_symlink()) == (inode, False)
-    shutil.rmtree(host.model / "stale")  # an empty folder may stay
     assert version_in(host.model) == "v1"
     assert host.releases.live() == first
     adopted = host.releases.previous()
@@ -303,15 +303,82 @@ def test_the_timestamp_file_comes_last(host: Host, monkeypatch: pytest.MonkeyPat
     assert host.releases.timestamp_file.stat().st_mtime_ns == 2_000_000_001
 
 
-def test_a_publication_in_place_that_fails(host: Host) -> None:
-    """Where a file of the release cannot take its place, the old model is put back at once."""
+@pytest.mark.parametrize(
+    ("fault", "raised"),
+    [(OSError(errno.EISDIR, os.strerror(errno.EISDIR)), PublicationFailed), (KeyboardInterrupt(), KeyboardInterrupt)],
+    ids=["fault", "interruption"],
+)
+def test_a_publication_in_place_that_fails(
+    host: Host, monkeypatch: pytest.MonkeyPatch, fault: BaseException, raised: type[BaseException]
+) -> None:
+    """Where a file of the release cannot take its place, or somebody interrupts, the old model is put back at once."""
     host.deliver("v1", "in_place")
-    (host.model / "only-v2" / "in the way").mkdir(parents=True)
-    with pytest.raises(PublicationFailed, match=r"publishing .*: Is a directory; what was live still is"):
+    replace_with_copy = filesystem.replace_with_copy
+
+    def fail_once(source: Path, path: Path) -> None:
+        replace_with_copy(source, path)
+        if path.name == "b":
+            monkeypatch.undo()
+            raise fault
+
+    monkeypatch.setattr(filesystem, "replace_with_copy", fail_once)
+    with pytest.raises(raised) as caught:
         host.deliver("v2", "in_place")
-    shutil.rmtree(host.model / "only-v2")
+    if isinstance(fault, OSError):
+        assert re.match(r"publishing .*: Is a directory; what was live still is", str(caught.value))
     assert version_in(host.model) == "v1"
     assert version_in(host.releases.path(host.releases.live())) == "v1"  # type: ignore[arg-type]
+
+
+KINDS: dict[str, dict[str, str | None]] = {
+    "a file": {"thing": "file"},
+    "a folder": {"thing/below/deep": "file", "thing/other": "file"},
+    "a link to a folder": {"real/below/deep": "file", "thing": None},
+    "nothing": {"numbered/2/model": "file"},
+}
+"""What releases have under one name: paths with content, or links to `real`."""
+
+
+@pytest.mark.parametrize("after", KINDS)
+@pytest.mark.parametrize("before", KINDS)
+def test_names_of_another_kind_in_place(host: Host, before: str, after: str) -> None:
+    """In place, too, a name may be a file in one release and a folder in the next, and no empty folder stays."""
+
+    def deliver(kind: str) -> Record:
+        with host.releases.delivering(), host.releases.staging(host.temporary) as staging:
+            for name, content in {**KINDS[kind], "always": kind}.items():
+                path = staging / "m" / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(content) if content else path.symlink_to("real")
+            record = host.releases.admit(staging / "m")
+        return host.publish(record, "in_place")
+
+    first = deliver(before)
+    expected = contents(host.model)
+    deliver(after)
+    assert (host.model / "always").read_text() == after
+    host.publish(first, "in_place")
+    assert contents(host.model) == expected == contents(host.releases.path(first))
+
+
+def test_a_long_name_in_place(host: Host) -> None:
+    """A name as long as Linux allows takes its place, though its characters have several bytes."""
+    with host.releases.delivering(), host.releases.staging(host.temporary) as staging:
+        name = "模" * 85
+        (write_model(staging / "m", "v1") / name).touch()
+        record = host.releases.admit(staging / "m")
+    host.publish(record, "in_place")
+    assert (host.model / name).exists()
+    assert host.is_clean()
+
+
+def test_a_record_that_is_none(host: Host) -> None:
+    """A record that somebody has damaged is named, and what is live stays."""
+    record = host.deliver("v1")
+    (host.kept / f"{record.release}.json").write_text("")
+    with pytest.raises(Refused, match=rf"reading the record .*{record.release}\.json: it is none"):
+        host.deliver("v2")
+    assert version_in(host.model) == "v1"
 
 
 def test_an_adoption_in_place_that_fails(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

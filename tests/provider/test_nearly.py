@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from airflow_serving_reload.delivery.stores.base import Store
 from airflow_serving_reload.operators import DownloadModelOperator, ReloadModelOperator
 from tests.contract.nginx import Nginx
 from tests.contract.proxy import CuttingProxy
-from tests.delivery.models import AN_HOUR_NS, SECOND_NS, contents, set_time
+from tests.delivery.models import AN_HOUR_NS, SECOND_NS, contents, digest_of_folder, set_time
 from tests.stores import CONN_ID, Servers, Way, dying_proxy
 
 LARGE = 3 << 20
@@ -47,9 +48,9 @@ class Place:
         set_time(file, ahead_ns=self.written * 120 * SECOND_NS - AN_HOUR_NS)
 
     def announce(self) -> None:
-        """Put a donefile there that differs from the last."""
+        """Put a donefile there that promises the model's digest."""
         donefile = self.model.with_name("donefile")
-        donefile.write_text(os.urandom(8).hex())
+        donefile.write_text(json.dumps({"sha256": digest_of_folder(self.model)}))
         set_time(donefile, ahead_ns=-AN_HOUR_NS)
 
     def reload(self, **arguments: Any) -> dict[str, Any]:

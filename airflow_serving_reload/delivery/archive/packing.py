@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -98,7 +99,7 @@ def _tar(folder: Path, target: IO[bytes]) -> None:
     # not by tarfile's own stream, which copies each byte many times
     forward = cast(IO[bytes], _Forward(target))
     with tarfile.TarFile(fileobj=forward, mode="w", format=tarfile.PAX_FORMAT, copybufsize=CHUNK) as tar:
-        tar.add(folder, arcname=folder.name, filter=_without_owner)
+        tar.add(folder, arcname=folder.name, filter=partial(_fit_for_elsewhere, tar, folder))
 
 
 class _Forward:
@@ -114,6 +115,18 @@ class _Forward:
 
     def tell(self) -> int:
         return self._position
+
+
+def _fit_for_elsewhere(tar: tarfile.TarFile, folder: Path, member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Leave out who owns a member; a link that leads out of the folder is replaced by the file that it leads to."""
+    link = folder.parent / member.name
+    if not member.issym() or link.resolve().is_relative_to(folder.resolve()):
+        return _without_owner(member)
+    if not link.is_file():
+        raise Refused(f"packing {folder}: {link} leads out of it, and to no file; copy into the model what it needs")
+    with link.open("rb") as file:
+        tar.addfile(_without_owner(tar.gettarinfo(arcname=member.name, fileobj=file)), file)
+    return None
 
 
 def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
