@@ -76,6 +76,41 @@ def test_others_read_what_is_packed(ending: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
+def test_links_out_of_the_folder(ending: str, tmp_path: Path) -> None:
+    """A link to a file elsewhere, as caches of models have them, is packed as that file; tar keeps one within."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "b7").write_bytes(b"weights")
+    model = tmp_path / "m"
+    model.mkdir()
+    for name in ("one", "two"):
+        (model / name).symlink_to("../blobs/b7")
+    (model / "own").write_bytes(b"weights")
+    (model / "three").symlink_to("own")
+    (tmp_path / "staging").mkdir()
+    with pack(model, f"model{ending}") as packed:
+        unpack(packed, tmp_path / "staging", name="model")
+    arrived = tmp_path / "staging" / "m"
+    assert {name: (arrived / name).read_bytes() for name in ("one", "two", "three")} == dict.fromkeys(
+        ("one", "two", "three"), b"weights"
+    )
+    assert [name for name in ("one", "two", "three") if (arrived / name).is_symlink()] == (
+        [] if ending == ".zip" else ["three"]
+    )
+
+
+def test_a_link_to_a_folder_elsewhere(tmp_path: Path) -> None:
+    """A link that leads out of the folder, and to no file, is refused when it is packed, not when it is delivered."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "link").symlink_to("../blobs")
+    with (
+        pack(tmp_path / "m", "m.tar") as packed,
+        pytest.raises(Refused, match=r"m/link leads out of it, and to no file"),
+    ):
+        packed.read()
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_a_fault_in_the_middle_of_packing(ending: str, tmp_path: Path) -> None:
     """A file that vanishes while the archive is under way is told by name, and every thread ends."""
     before = threading.active_count()

@@ -34,6 +34,7 @@ from airflow_serving_reload.operators import (
     UploadModelOperator,
 )
 from airflow_serving_reload.sensors import ReloadConfirmedSensor
+from tests.delivery.models import contents
 from tests.servers.bench import wait_until
 
 from .conftest import LIVE, AssetState, context_with, served
@@ -70,6 +71,47 @@ def test_upload_of_what_is_not_there(workplace):
     with pytest.raises(Refused, match="no such file or folder"):
         UploadModelOperator(task_id="u", local_model_path="/no/such", **workplace.remote).execute({})
     assert not (workplace.store / "models/donefile").exists()
+
+
+@pytest.mark.parametrize("name", ["model.tar.gz", "model"])
+def test_upload_of_an_empty_folder(workplace, name):
+    """A folder without any file is refused before anything is sent or removed, so that the last model stays."""
+    workplace.upload("v1", remote_model_name=name)
+    before = contents(workplace.store)
+    (workplace.model / "weights").unlink()
+    (workplace.model / "below").mkdir()
+    with pytest.raises(Refused, match="there is no file in it"):
+        UploadModelOperator(
+            task_id="u", local_model_path=str(workplace.model), **{**workplace.remote, "remote_model_name": name}
+        ).execute({})
+    assert contents(workplace.store) == before
+
+
+def test_publishing_is_tried_again(workplace):
+    """A publication that fails gives the unpacked model back, so that a retry of its task finds it."""
+    workplace.upload("v1")
+    packed = DownloadModelOperator(task_id="d", **workplace.remote, local_path=str(workplace.serving)).execute({})
+    unpacked = UnpackModelOperator(task_id="u", packed_path=packed, unpacked_filename="trained").execute({})
+    (workplace.serving / "elsewhere").mkdir()
+    (workplace.serving / "model").rename(workplace.serving / "aside")
+    (workplace.serving / "model").symlink_to("elsewhere")
+    publish = PublishModelOperator(task_id="p", unpacked_path=unpacked, **workplace.local)
+    with pytest.raises(Refused, match="none of its releases"):
+        publish.execute({})
+    (workplace.serving / "model").unlink()
+    (workplace.serving / "aside").rename(workplace.serving / "model")
+    published = publish.execute({})
+    assert (published["changed"], workplace.live_weights()) == (True, "v1")
+    assert published["sha256"]
+
+
+def test_a_file_of_somebody_else_beside_the_model(workplace):
+    """What lies beside a model that is published, whatever its name, is neither read nor removed."""
+    neighbour = workplace.model.with_name("trained.json")
+    neighbour.write_text('{"inputs": ["x"]}')
+    (workplace.model / "weights").write_text("v1")
+    PublishModelOperator(task_id="p", unpacked_path=str(workplace.model), **workplace.local).execute({})
+    assert (workplace.live_weights(), neighbour.exists()) == ("v1", True)
 
 
 def test_reload_gives_the_documented_dict(workplace):
