@@ -109,9 +109,8 @@ def deliver(
         with watch.stage("look"):
             version = remote.settled()
             with releases.publishing():  # mends first what a killed publication left
-                live, known = releases.live(), _known(releases, remote, version, unpacked_filename)
-                given_up = known and known.withdrawn
-                known = None if force else known
+                live = releases.live()
+                known = None if force else _known(releases, remote, version, unpacked_filename)
                 log.debug("the donefile: %s; live: %s; of that donefile: %s", version, live, known)
                 if known is None:  # where no release can be published, those that never were would pile up
                     releases.prune(local.keep_releases)
@@ -124,6 +123,7 @@ def deliver(
                 with watch.stage("fetch"):
                     version, moved, model = fetch(remote, version, staging, unpacked_filename, limits, here=here)
                 with watch.stage("stage"):
+                    earlier = _known(releases, remote, version, unpacked_filename)
                     known = releases.admit(
                         model,
                         manifest=manifest.file_of(model) if is_folder else None,
@@ -135,7 +135,7 @@ def deliver(
                         total_bytes=moved.total_bytes,
                         files=moved.files,
                         run=dict(run or {}),
-                        withdrawn=given_up,  # until it is proved after all
+                        withdrawn=earlier and earlier.withdrawn,  # until it is proved after all
                     )
         return replace(make_live(releases, known, local, server, watch), version=version)
 
@@ -165,7 +165,7 @@ def _here(releases: Releases, remote: Remote, *, is_folder: bool) -> Here:
 
 
 def _needs_nothing(live: Record, known: Record, server: ModelServer | None) -> bool:
-    if known.withdrawn:
+    if known.withdrawn and known.release != live.release:
         log.warning(
             "the release %s of this donefile was given up (%s) and is not delivered again unless forced",
             known.release,
