@@ -23,6 +23,8 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=options.chromium, args=["--no-sandbox", *QUIET])
         page = browser.new_page(viewport={"width": 1560, "height": 900}, color_scheme="light")
+        # from above to below it is as wide as a page of text
+        page.add_init_script(f"localStorage.setItem('direction-{DAG}', '\"DOWN\"')")
         page.goto(f"{options.url}/connections")
         _connection_form(page)
         page.goto(f"{options.url}/dags/{DAG}")
@@ -67,7 +69,7 @@ def _graph(page: Page) -> None:
     last.locator("svg").first.wait_for()
     last.get_by_text("Success").wait_for(timeout=RUN_MILLISECONDS)
     page.get_by_role("button", name="Collapse Details Panel").click()
-    page.set_viewport_size({"width": 1560, "height": 330})
+    page.set_viewport_size({"width": 1000, "height": 1000})
     page.add_style_tag(content=".react-flow__minimap { display: none }")
     page.get_by_role("button", name="Fit View").click()
     page.wait_for_timeout(1500)  # the graph glides into its place
