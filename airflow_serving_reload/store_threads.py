@@ -100,24 +100,36 @@ class StoreThreads:
                 opener = self._opener = self._opener or await store_opener(self._conn_id, self._remote_path)
         return opener
 
-    def _begin_sweeps(self, most: int, opener: Callable[[], Store]) -> None:
+    async def _opener_for_waiting(self) -> Callable[[], Store] | None:
+        """Give what opens a store for the questions that wait; they are told why, and wait no more, if nothing does."""
+        if not self._waiting or self._closed:
+            return None
+        try:
+            return await self._current_opener()
+        except Exception as fault:  # noqa: BLE001 - who has asked is told
+            with suppress(IndexError):
+                while True:
+                    _tell(deque([_Told(self._waiting.popleft().answer, fault=fault)]))
+            return None
+
+    def _begin_sweeps(self, most: int, opener: Callable[[], Store] | None) -> None:
         for _ in range(min(most, THREADS - len(self._sweeps))):
-            if self._waiting and not self._closed:
-                opener = self._opener or opener
+            if opener and self._waiting and not self._closed:
                 told: deque[_Told] = deque()
                 going = asyncio.wrap_future(self._threads.submit(self._go_through, opener, told))
-                self._sweeps.add(asyncio.create_task(self._sweep(opener, going, told)))
+                self._sweeps.add(asyncio.create_task(self._sweep(going, told)))
                 self._prompt_sweeps += 1
 
-    async def _sweep(self, opener: Callable[[], Store], going: asyncio.Future[None], told: deque[_Told]) -> None:
+    async def _sweep(self, going: asyncio.Future[None], told: deque[_Told]) -> None:
         """Tell what a thread has answered; where it takes long, or leaves something, one more thread begins."""
         done, _ = await asyncio.wait([going], timeout=2 * SWEEP_SECONDS)
         self._prompt_sweeps -= 1
         if not done:
             _tell(told)
-            self._begin_sweeps(1, opener)
+            self._begin_sweeps(1, await self._opener_for_waiting())
             await asyncio.wait([going])
         _tell(told)
+        opener = await self._opener_for_waiting()
         self._sweeps.remove(cast("asyncio.Task[None]", asyncio.current_task()))
         self._begin_sweeps(2, opener)
 

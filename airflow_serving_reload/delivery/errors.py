@@ -9,6 +9,7 @@
     ├── Corrupt               the bytes are not those that were promised
     ├── PublicationFailed     the release could not be made the live one; the old one still is
     └── ReloadRefused         the server does not serve the release; a delivery has put the old one back
+        └── ReloadUnanswered  it was told to load it, never said how that went, and may still be at it
 
 A message says what was being done to what, what was found, and what to do.
 """
@@ -50,6 +51,10 @@ class PublicationFailed(DeliveryError):
 
 class ReloadRefused(DeliveryError):
     """The server failed to load the release or never said that it serves it."""
+
+
+class ReloadUnanswered(ReloadRefused):
+    """The server was told to load the release and may still be at it: it must not be told the same again."""
 
 
 PERMANENT: tuple[type[DeliveryError], ...] = (Refused, Corrupt)

@@ -17,6 +17,7 @@ from airflow_serving_reload.delivery.errors import (
     PublicationFailed,
     Refused,
     ReloadRefused,
+    ReloadUnanswered,
 )
 from airflow_serving_reload.delivery.fetch import NOTHING, Here, Remote, fetch
 from airflow_serving_reload.delivery.release import PublishMode, Record, Releases
@@ -182,7 +183,7 @@ def make_live(
 
     The release appears with its timestamp file moved forward, so that publishing and touching are one rename.
 
-    :raises ReloadRefused: the server does not serve it; the release that was live before is live again.
+    :raises ReloadRefused: the server does not serve it; the release that worked is live again.
     :raises DeliveryError: it could not be proved that the server does; likewise.
     """
     watch = watch or Stopwatch()
@@ -286,6 +287,9 @@ def _prove(server: ModelServer | None, releases: Releases, record: Record, mtime
         return
     try:
         evidence = _ask(server, _expected(record, mtime_ns), mark)
+    except ReloadUnanswered:
+        # told again, it would load it once more behind what it may still be at
+        raise
     except ReloadRefused as refusal:
         log.warning("%s; touching %s once more", refusal, releases.timestamp_file)
         mark = server.mark()
@@ -306,28 +310,72 @@ def _ask(server: ModelServer, expected: Expected, mark: Mark) -> str:
 def _return_to(
     before: Record | None, releases: Releases, refused: Record, local: Local, server: ModelServer | None
 ) -> str:
-    """Make the release that worked live again, and say how that went."""
+    """Make the release that worked live again, and say how that went.
+
+    Where that one was never proved and is refused too, those before it are tried; if all are, it stays the live one.
+    """
     if before is None or before.release == refused.release:
         before = releases.previous()
     if before is None:
         return "there is no earlier release to roll back to"
+    refusals: list[tuple[Record, DeliveryError]] = []
+    tries = _tries(before, releases, refused)
+    for each in tries:
+        record, fault = _go_back_to(each, releases, local, server)
+        if type(fault) is not ReloadRefused:
+            # it is served, or the fault is not the release's
+            break
+        refusals.append((record, fault))
+    else:
+        # a server that serves none of them has said nothing about any
+        refusals.clear()
+        if len(tries) > 1:
+            record, fault = _go_back_to(before, releases, local, server)
+    too = "".join(f"{refusal}; " for _, refusal in refusals)
+    if fault is not None:
+        return f"{too}rolled back to {record.release}, which is not confirmed either: {fault}"
+    for one, refusal in refusals:
+        with suppress(PublicationFailed):
+            releases.remember(one, refused=str(refusal))
+    return f"{too}rolled back to {record.release}, which the server serves"
+
+
+def _tries(before: Record, releases: Releases, refused: Record) -> list[Record]:
+    """Give what to go back to, in turn: what was live, and as long as none was ever proved, what was before it."""
+    tries = [before]
+    for record in releases.history():
+        if tries[-1].confirmed:
+            break
+        given_up = record.refused or record.withdrawn
+        if record.published and not given_up and record.release not in {before.release, refused.release}:
+            tries.append(record)
+    return tries
+
+
+def _go_back_to(
+    record: Record, releases: Releases, local: Local, server: ModelServer | None
+) -> tuple[Record, DeliveryError | None]:
+    """Make an earlier release live again whatever the server says, and give what keeps it from being proved."""
     try:
-        mtime_ns = _stamp(releases, before, timestamp.next_after)
+        mtime_ns = _stamp(releases, record, timestamp.next_after)
     except PublicationFailed as fault:
-        earlier_ns = timestamp.read(releases.timestamp_file_of(before))
+        earlier_ns = timestamp.read(releases.timestamp_file_of(record))
         if earlier_ns is None:
             raise
         log.warning("%s; rolling back with its earlier time, which is another second as well", fault)
         mtime_ns = earlier_ns
-    mark = _mark(server)
-    before = releases.publish(before, local.publish_mode, insist=True)
     try:
-        _prove(server, releases, before, mtime_ns, mark)
-    except DeliveryError as again:
-        return f"rolled back to {before.release}, which is not confirmed either: {again}"
+        mark = _mark(server)
+    except DeliveryError as fault:
+        return releases.publish(record, local.publish_mode, insist=True), fault
+    record = releases.publish(record, local.publish_mode, insist=True)
+    try:
+        _prove(server, releases, record, mtime_ns, mark)
+    except DeliveryError as fault:
+        return record, fault
     with suppress(PublicationFailed):
-        releases.remember(before, confirmed=_now())
-    return f"rolled back to {before.release}, which the server serves"
+        record = releases.remember(record, confirmed=_now(), refused=None)
+    return record, None
 
 
 def _now() -> str:

@@ -7,15 +7,17 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from airflow_serving_reload.delivery.errors import Refused, ReloadRefused
+from airflow_serving_reload.delivery.servers import base
 from airflow_serving_reload.delivery.servers.base import Expected, Look, State
 from airflow_serving_reload.delivery.servers.paddle import PaddleServer
 
@@ -240,10 +242,27 @@ def test_a_log_that_is_not_there_yet(tmp_path: Path) -> None:
     assert [log.look(mark).state for mark in marks] == [State.SERVED] * 2
 
 
-@pytest.mark.parametrize("how", ["replaced", "truncated"])
-def test_a_log_begun_anew(how: str, log: Log) -> None:
-    """A log that was rotated or truncated since the mark is read from its beginning."""
+def test_what_was_read_is_not_read_again(log: Log) -> None:
+    """However much a server logs while it loads, a look reads what was written since the last one."""
     mark = log.server.mark()
+    log.add(PASS, BEGIN)
+    assert log.look(mark).state is State.LOADING
+    with log.path.open("r+b") as file:
+        file.write(b"x" * log.path.stat().st_size)
+    log.add(SUCCESS)
+    assert log.look(mark).state is State.LOADING
+    log.add(FINISH)
+    assert log.look(mark).state is State.SERVED
+
+
+@pytest.mark.parametrize("looked", [False, True], ids=["at once", "while loading"])
+@pytest.mark.parametrize("how", ["replaced", "truncated"])
+def test_a_log_begun_anew(how: str, looked: bool, log: Log) -> None:
+    """A log that was rotated or truncated since the mark, or since the last look, is read from its beginning."""
+    mark = log.server.mark()
+    if looked:
+        log.add(PASS, BEGIN)
+        assert log.look(mark).state is State.LOADING
     if how == "replaced":
         log.path.rename(log.path.with_suffix(".1"))
     else:
@@ -262,11 +281,28 @@ def test_bytes_that_are_no_text(log: Log) -> None:
     assert log.look(mark).state is State.SERVED
 
 
-def test_a_log_that_cannot_be_read(tmp_path: Path) -> None:
-    """A log path that is a folder, or not to be read, is refused by name."""
-    server = PaddleServer(log_path=str(tmp_path))
-    with pytest.raises(Refused, match=f"reading the log {tmp_path}: Is a directory; .*log_path"):
-        server.look(EXPECTED, server.mark())
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda server: server.mark(),
+        lambda server: server.mark_since(0),
+        lambda server: server.look(EXPECTED, {}),
+    ],
+    ids=["mark", "mark of a moment", "look"],
+)
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("", "Is a directory"), ("file/serving.INFO", "Not a directory"), ("x" * 300, "File name too long")],
+    ids=["folder", "below a file", "long"],
+)
+def test_a_log_that_cannot_be_read(
+    name: str, complaint: str, use: Callable[[PaddleServer], object], tmp_path: Path
+) -> None:
+    """A log path that is a folder, or not to be read, is refused by name, already before anything is published."""
+    (tmp_path / "file").touch()
+    path = tmp_path / name
+    with pytest.raises(Refused, match=f"reading the log {path}: {complaint}; .*log_path"):
+        use(PaddleServer(log_path=str(path)))
 
 
 NOW = datetime.now().astimezone()
@@ -420,15 +456,28 @@ def test_a_probe_contradicts_the_log(probed: Probed, log: Log) -> None:
 
 
 def test_a_probe_without_an_answer(tmp_path: Path) -> None:
-    """A server that does not answer is waited for, and the evidence says why; a password in the address is not told."""
+    """A server that does not answer is waited for, and the evidence says why; what is secret in the address is not."""
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         port = server.server_port
-    described = PaddleServer(probe_url=f"http://user:secret@127.0.0.1:{port}/status")
+    described = PaddleServer(probe_url=f"http://user:p@secret@127.0.0.1:{port}/status?token=secret")
     look = described.look(EXPECTED, {})
     assert look.state is State.WAITING
-    assert "no answer to the probe" in look.evidence
+    assert f"asking the probe_url (http://127.0.0.1:{port}/status): the server cannot be reached" in look.evidence
     assert "secret" not in f"{described} {look}"
     assert str(described) == f"the Paddle server (http://127.0.0.1:{port}/status)"
+
+
+@pytest.mark.parametrize(
+    "url", ["htp://user:secret@host", "http://user:secret@[bad/", "http://user:secret?@host/", "user:secret@host"]
+)
+def test_a_probe_with_no_address(url: str, log: Log) -> None:
+    """An address that no request can be made to is refused at once, without what may be secret in it."""
+    log.server.probe_url = url
+    mark = log.server.mark()
+    log.add(PASS, BEGIN, SUCCESS, FINISH)
+    with pytest.raises(Refused, match=r"asking the probe_url .*: the address cannot be used") as refusal:
+        log.look(mark)
+    assert "secret" not in f"{refusal.value} {log.server}"
 
 
 def test_confirming(log: Log, probed: Probed) -> None:
@@ -470,6 +519,23 @@ def test_confirming_what_never_comes(lines: list[str], log: Log, monkeypatch: py
         ReloadRefused, match=r"does not serve the release 20260101-v2: for 0 s it .*; see whether it runs"
     ):
         log.server.confirm(EXPECTED, mark)
+
+
+def test_confirming_what_goes_back_and_forth(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that begins anew all the time has no more time for it than one that does not."""
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    states = [State.WAITING, State.LOADING] * 100
+    monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    monkeypatch.setattr(PaddleServer, "look", lambda *_: Look(states.pop()))
+    monkeypatch.setattr(PaddleServer, "patience", lambda _server, state: 7 if state is State.LOADING else 30)
+    with pytest.raises(ReloadRefused, match="for 7 s it is loading it"):
+        log.server.confirm(EXPECTED, {}, pause=1)
+    assert 7 < now <= 7 + 30
 
 
 def test_patience() -> None:

@@ -29,6 +29,7 @@ from airflow_serving_reload.delivery.errors import (
     PublicationFailed,
     Refused,
     ReloadRefused,
+    ReloadUnanswered,
     StoreUnreachable,
 )
 from airflow_serving_reload.delivery.fetch import FETCHES_AT_MOST, Remote
@@ -547,6 +548,87 @@ def test_a_roll_back_that_is_refused_too(training: Training, host: Host) -> None
     assert host.releases.live().confirmed is None  # type: ignore[union-attr]
 
 
+def _unproved(training: Training, host: Host) -> tuple[Record, Record]:
+    """Deliver v1, which is proved to be served, and v2, which is not."""
+    training.upload("v1")
+    first = bring(training, host, server=host.serve()).record
+    training.upload("v2")
+    second = bring(training, host).record
+    training.upload("v3")
+    return first, second
+
+
+@pytest.mark.parametrize("behaviour", [{"fails": {"v2": 9}}, {"silent": frozenset({"v2"})}], ids=["fails", "silent"])
+def test_a_roll_back_to_what_never_worked(behaviour: dict[str, Any], training: Training, host: Host) -> None:
+    """Where what was live was never proved and is refused too, the release that was proved before it is live again."""
+    first, second = _unproved(training, host)
+    server = host.serve(**behaviour)
+    server.fails["v3"] = 9
+    with pytest.raises(
+        ReloadRefused,
+        match=rf"\S+-v3.*; .* the release {second.release}.*; rolled back to {first.release}, which the server serves$",
+    ):
+        bring(training, host, server=server)
+    assert version_in(host.model) == "v1"
+    assert host.releases.live().confirmed  # type: ignore[union-attr]
+    refused = host.releases.find(second.release)
+    assert "v2" in (refused.refused or "")
+    assert refused.published > second.published  # type: ignore[operator]
+
+
+def test_a_roll_back_to_the_initial_model(training: Training, host: Host) -> None:
+    """Where no release was ever proved, they are tried back to the model that was there before the first delivery."""
+    training.upload("v1")
+    bring(training, host)
+    training.upload("v2")
+    with pytest.raises(ReloadRefused, match=r"rolled back to \S+-adopted, which the server serves$"):
+        bring(training, host, server=host.serve(fails={"v1": 9, "v2": 9}))
+    assert version_in(host.model) == "v0"
+
+
+def test_a_server_that_serves_none(training: Training, host: Host) -> None:
+    """Where the server serves no release at all, what was live is, and none is taken for a bad one."""
+    first, second = _unproved(training, host)
+    server = host.serve(silent=frozenset({"v1", "v2", "v3"}))
+    with pytest.raises(ReloadRefused, match=f"rolled back to {second.release}, which is not confirmed either: "):
+        bring(training, host, server=server)
+    assert [version for version, _ in server.loads[::2]] == ["v3", "v2", "v1", "v2"]
+    assert version_in(host.model) == "v2"
+    assert [host.releases.find(record.release).refused for record in (first, second)] == [None, None]
+
+
+def test_a_server_that_serves_no_more_what_it_has(training: Training, host: Host) -> None:
+    """A release that was proved is not left for an older one: that it is not served again is the server's fault."""
+    for version in ("v1", "v2"):
+        training.upload(version)
+        bring(training, host, server=host.serve())
+    training.upload("v3")
+    server = host.serve(silent=frozenset({"v2", "v3"}))
+    with pytest.raises(ReloadRefused, match=r"rolled back to \S+-v2, which is not confirmed either: "):
+        bring(training, host, server=server)
+    assert version_in(host.model) == "v2"
+    assert "v1" not in dict(server.loads)
+
+
+class StillLoading(Server):
+    """A server that takes longer to load a model than it may."""
+
+    def ask(self, mark: Any) -> Any:
+        """Give no answer to the order."""
+        self.loads.append((version_in(self.timestamp.parent), 0))
+        raise ReloadUnanswered("it has not answered")
+
+
+def test_a_server_that_may_still_be_loading(training: Training, host: Host) -> None:
+    """A load whose time is over is not ordered again, neither of the new model nor of those before the old one."""
+    _, second = _unproved(training, host)
+    server = StillLoading(host.timestamp)
+    with pytest.raises(ReloadUnanswered, match=f"answered; rolled back to {second.release}, which is not confirmed e"):
+        bring(training, host, server=server)
+    assert [version for version, _ in server.loads] == ["v3", "v2"]
+    assert version_in(host.model) == "v2"
+
+
 class Unusable(Server):
     """A server that cannot be looked at, by the fault of who described it."""
 
@@ -557,9 +639,31 @@ class Unusable(Server):
 
 def test_a_server_that_cannot_be_asked(training: Training, host: Host) -> None:
     """Where nothing can be proved, the release that worked is live again, and the fault stays what it is."""
-    training.upload("v1")
-    with pytest.raises(Refused, match=r"Is a directory; check log_path; rolled back to \S+-adopted, which is not conf"):
+    _, second = _unproved(training, host)
+    why = "Is a directory; check log_path"
+    with pytest.raises(
+        Refused, match=f"{why}; rolled back to {second.release}, which is not confirmed either: .*{why}$"
+    ):
         bring(training, host, server=Unusable(host.timestamp))
+    assert version_in(host.model) == "v2"
+
+
+class Vanishing(Server):
+    """A server whose log can no longer be read once it has the new model."""
+
+    def mark(self) -> Any:
+        """Refuse to note the end of its log."""
+        if self.loads:
+            raise Refused("reading its log: Permission denied; check log_path")
+        return super().mark()
+
+
+def test_a_server_that_cannot_be_asked_any_more(training: Training, host: Host) -> None:
+    """Where nothing can be proved from some moment on, the release that worked is live again all the same."""
+    training.upload("v1")
+    server = Vanishing(host.timestamp, fails={"v1": 9})
+    with pytest.raises(Refused, match=r"check log_path; rolled back to \S+-adopted, which is not confirmed either"):
+        bring(training, host, server=server)
     assert version_in(host.model) == "v0"
 
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
+from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.triggers.shared_stream import SharedStreamManager
 
 from airflow_serving_reload import store_threads
@@ -215,6 +216,38 @@ async def test_connection_is_read_anew_until_it_is_mended(store, monkeypatch):
                 await ask(lambda opened: opened.describe("/"))
         monkeypatch.setenv("AIRFLOW_CONN_MODEL_STORE", mended)
         assert (await threads.ask(lambda opened: opened.describe("/"))).startswith("http://127.0.0.1:")
+
+
+async def test_those_who_wait_behind_a_fault(store, monkeypatch):
+    """Questions that wait behind one that fails are asked by the connection read anew; where it is gone, they fail."""
+    monkeypatch.setattr(store_threads, "SWEEP_SECONDS", DEADLINE_SECONDS)
+    goes_on = threading.Event()
+    environment = "AIRFLOW_CONN_MODEL_STORE"
+    mended = os.environ[environment]
+    changes = [lambda: monkeypatch.setenv(environment, mended), lambda: monkeypatch.delenv(environment)]
+
+    def fails(_):
+        goes_on.wait()
+        changes.pop(0)()
+        raise ValueError
+
+    async def ask(threads):
+        goes_on.clear()
+        questions = (fails, *[lambda opened: opened.describe("/")] * 2)
+        asked = [asyncio.ensure_future(threads.ask_last(question)) for question in questions]
+        await until(lambda: len(threads._waiting) == 2)
+        goes_on.set()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+    monkeypatch.setenv(environment, json.dumps({**json.loads(mended), "host": "outdated"}))
+    with store_threads.threads_for("model_store", "/models") as threads:
+        fault, *answers = await ask(threads)
+        assert isinstance(fault, ValueError)
+        assert all(answer.startswith("http://127.0.0.1:") for answer in answers)
+        fault, *faults = await ask(threads)
+        assert isinstance(fault, ValueError)
+        assert [type(fault) for fault in faults] == [AirflowNotFoundException] * 2
 
 
 async def test_large_folder_is_not_listed_for_a_few(store, monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from airflow_serving_reload.delivery.errors import Refused, ReloadRefused
+from airflow_serving_reload.delivery.errors import Refused, ReloadRefused, ReloadUnanswered
 from airflow_serving_reload.delivery.servers.base import Expected, HttpClient, Look, ModelServer, State
 from airflow_serving_reload.delivery.servers.open_inference import OpenInferenceServer
 from tests.contract.answers import Answers, answer
@@ -145,7 +145,7 @@ def test_an_order_that_is_never_answered() -> None:
     """A load that outlasts its time is given up, and not ordered a second time meanwhile."""
     with (
         answering(b"", stalling=True, load_timeout=0.05, ready_timeout=30) as (server, scripted),
-        pytest.raises(ReloadRefused, match=r"it has not answered within 0\.05 s; give it more by load_timeout"),
+        pytest.raises(ReloadUnanswered, match=r"it has not answered within 0\.05 s; give it more by load_timeout"),
     ):
         server.ask({})
     assert len(scripted.asked) == 1

@@ -108,27 +108,30 @@ class ModelServer(ABC):
 
     @abstractmethod
     def look(self, expected: Expected, mark: Mark) -> Look:
-        """Look once how far the server is since the mark."""
+        """Look once how far the server is since the mark, in which the next look may find how far this one got."""
 
     @abstractmethod
     def patience(self, state: State) -> float:
-        """Give the seconds to wait in this state before the server counts as having refused."""
+        """Give the seconds to wait in this state, all in all, before the server counts as having refused."""
 
     @abstractmethod
     def __str__(self) -> str:
         """Name the server for people."""
 
     def confirm(self, expected: Expected, mark: Mark, *, pause: float = 0.2) -> str:
-        """Wait until the server serves what is expected.
+        """Wait until the server serves what is expected, but in no state for longer than its patience, all in all.
 
         :param pause: seconds between two looks.
         :return: the evidence.
         :raises ReloadRefused: it failed to load it, or its time was over.
         """
-        began = time.monotonic()
+        waited = dict.fromkeys(State, 0.0)
+        looked = time.monotonic()
         told = State.WAITING
         while True:
             look = self.look(expected, mark)
+            before, looked = looked, time.monotonic()
+            waited[look.state] += looked - before
             log.debug("%s: %s (%s)", self, look.state.value, look.evidence)
             if look.state is State.SERVED:
                 return look.evidence
@@ -136,9 +139,9 @@ class ModelServer(ABC):
                 raise ReloadRefused(f"{self} failed to load the release {expected.release}: {look.evidence}")
             if look.state is not told:
                 log.info("%s: %s (%s)", self, look.state.value, look.evidence)
-                told, began = look.state, time.monotonic()
+                told = look.state
             patience = self.patience(look.state)
-            if time.monotonic() - began > patience:
+            if waited[look.state] > patience:
                 raise ReloadRefused(
                     f"{self} does not serve the release {expected.release}: for {patience:g} s {look.state.value}"
                     f"{f' ({look.evidence})' if look.evidence else ''}; see whether it runs and where it logs"

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from urllib.parse import quote
 
-from airflow_serving_reload.delivery.errors import Refused, ReloadRefused
+from airflow_serving_reload.delivery.errors import Refused, ReloadRefused, ReloadUnanswered
 from airflow_serving_reload.delivery.servers.base import (
     Connect,
     Expected,
@@ -117,6 +117,7 @@ class _Reached(ModelServer):
     def ask(self, mark: Mark) -> Mark:
         """Tell it to load what lies in its repository now, and wait until it says how that went.
 
+        :raises ReloadUnanswered: it has not said in time how that went.
         :raises ReloadRefused: it failed to load it, or is out of reach.
         :raises Refused: it does not let itself be told.
         """
@@ -208,6 +209,7 @@ class _Reached(ModelServer):
 
         :param seconds: how long an answer may take, where not as long as any.
         :raises _NoAnswerError: there is none.
+        :raises ReloadUnanswered: there is none in the time that was given for it.
         :raises Refused: neither this nor any other request will be answered.
         """
         import requests
@@ -231,7 +233,7 @@ class _Reached(ModelServer):
                 if seconds is None:
                     raise
                 # it may still be at it, and must not be told again meanwhile
-                raise ReloadRefused(
+                raise ReloadUnanswered(
                     f"{doing}: it has not answered within {seconds:g} s; give it more by load_timeout"
                 ) from None
         if answer.status_code in LOGIN_REFUSED:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
+from urllib.parse import urlsplit
 
 from airflow_serving_reload.delivery.errors import Refused
 from airflow_serving_reload.delivery.servers.base import (
@@ -37,6 +38,8 @@ FAILURE = re.compile(
 END = re.compile(r"Finish reload \d+ workflow")
 PREFIX = re.compile(r"^[IWEF](?P<moment>\d{4} \d\d:\d\d:\d\d\.\d+) ")
 """How glog begins a line: severity, month and day, local time."""
+UNDECIDED = (State.WAITING, State.LOADING)
+"""How far a server is as long as what its log says next counts."""
 BLOCK = 1 << 16
 """Bytes of a log read at a time when going back in it."""
 
@@ -80,24 +83,34 @@ class PaddleServer(ServerDescription, ModelServer):
         return f"the Paddle server ({self._address() or self.log_path})"
 
     def _address(self) -> str | None:
-        """Give the address to probe without what may be a password in it."""
-        return self.probe_url and re.sub(r"//[^/@]*@", "//", self.probe_url)
+        """Give the address to probe without what may be secret in it."""
+        if not self.probe_url:
+            return None
+        # Only whoever tells it pays for the client.
+        from airflow_serving_reload.delivery.requests_faults import without_credentials
+
+        with suppress(ValueError):  # what is no port may be a password
+            address = urlsplit(without_credentials(self.probe_url))
+            if address.hostname and address.port != 0:
+                return address.geturl()
+        return "no URL"
 
     def mark(self) -> Mark:
         """Note the end of the log."""
-        if not self.log_path or not (log := Path(self.log_path)).exists():
-            return {}
-        status = log.stat()
+        with self._log() as log:
+            if log is None:
+                return {}
+            status = os.fstat(log.fileno())
         return {"file": status.st_ino, "offset": status.st_size}
 
     def mark_since(self, seconds: float) -> Mark:
         """Find the first line of the log that was written at or after a moment, going back from its end."""
-        if not self.log_path or not (log := Path(self.log_path)).exists():
-            return {}
-        with log.open("rb") as file:
-            status = os.fstat(file.fileno())
+        with self._log() as log:
+            if log is None:
+                return {}
+            status = os.fstat(log.fileno())
             offset = status.st_size
-            for position, line in _lines_backwards(file):
+            for position, line in _lines_backwards(log):
                 written = _moment(line)
                 if written is not None and written < seconds:
                     break
@@ -115,45 +128,57 @@ class PaddleServer(ServerDescription, ModelServer):
         return self.load_timeout
 
     def look(self, expected: Expected, mark: Mark) -> Look:
-        """Read the log behind the mark, and ask the probe once the log says yes."""
+        """Read the log behind the mark, or behind the last look, and ask the probe once the log says yes."""
         said = self._look_at_log(mark) if self.log_path else Look(State.SERVED)
         if said.state is not State.SERVED or not self.probe_url:
             return said
         return self._probe(expected, said)
 
     def _look_at_log(self, mark: Mark) -> Look:
-        look = Look(State.WAITING)
-        for line in self._lines(mark):
-            begin, end = BEGIN.search(line), END.search(line)
-            if (begin or end) and SUCCESS.search(look.evidence):
-                # Models are loaded one after the other: what comes next shows that this one is whole.
-                return Look(State.SERVED, look.evidence)
-            if begin or end:
-                ours = begin and self._is_ours(begin["path"])
-                look = Look(State.LOADING, line) if ours else Look(State.WAITING)
-            elif look.state is State.WAITING:
-                continue
-            elif FAILURE.search(line):
-                return Look(State.REFUSED, line)
-            elif (success := SUCCESS.search(line)) and self._is_ours(success["engine"] or success["model"]):
-                look = Look(State.LOADING, line)
+        """Go on where the last look ended, which the mark remembers, or at the beginning of a log that is another."""
+        with self._log() as log:
+            if log is None:
+                return Look(State.WAITING)
+            status = os.fstat(log.fileno())
+            if status.st_ino != mark.get("file") or status.st_size < mark["offset"]:
+                mark.update(file=status.st_ino, offset=0, look=Look(State.WAITING))
+            look: Look = mark.get("look", Look(State.WAITING))
+            offset = log.seek(mark["offset"])
+            while look.state in UNDECIDED and (line := log.readline()).endswith(b"\n"):
+                offset += len(line)
+                look = self._look_on(look, line.decode("utf-8", "replace").rstrip())
+        mark.update(offset=offset, look=look)
         return look
+
+    def _look_on(self, look: Look, line: str) -> Look:
+        """Give what the log says with one more line."""
+        begin, end = BEGIN.search(line), END.search(line)
+        if (begin or end) and SUCCESS.search(look.evidence):
+            # Models are loaded one after the other: what comes next shows that this one is whole.
+            return Look(State.SERVED, look.evidence)
+        if begin or end:
+            ours = begin and self._is_ours(begin["path"])
+            return Look(State.LOADING, line) if ours else Look(State.WAITING)
+        if look.state is State.WAITING:
+            return look
+        if FAILURE.search(line):
+            return Look(State.REFUSED, line)
+        success = SUCCESS.search(line)
+        ours = success and self._is_ours(success["engine"] or success["model"])
+        return Look(State.LOADING, line) if ours else look
 
     def _is_ours(self, path: str) -> bool:
         return self.model_name is None or Path(path).name == Path(self.model_name).name
 
-    def _lines(self, mark: Mark) -> Iterator[str]:
-        """Give the whole lines behind the mark, or all of them if the log was begun anew meanwhile."""
+    @contextmanager
+    def _log(self) -> Iterator[BinaryIO | None]:
+        """Open the log; None if there is none, or none yet.
+
+        :raises Refused: it cannot be read.
+        """
         try:
-            with Path(str(self.log_path)).open("rb") as file:
-                status = os.fstat(file.fileno())
-                if status.st_ino == mark.get("file") and status.st_size >= mark["offset"]:
-                    file.seek(mark["offset"])
-                for line in file:
-                    if line.endswith(b"\n"):
-                        yield line.decode("utf-8", "replace").rstrip()
-        except FileNotFoundError:
-            return
+            with _opened(self.log_path) as file:
+                yield file
         except OSError as error:
             raise Refused(
                 f"reading the log {self.log_path}: {error.strerror}; check log_path, and that this user may read it"
@@ -163,10 +188,14 @@ class PaddleServer(ServerDescription, ModelServer):
         # Only whoever probes pays for the client.
         import requests
 
+        from airflow_serving_reload.delivery.requests_faults import faults_of_requests
+
+        doing = f"asking the probe_url ({self._address()})"
         try:
-            answer = requests.get(str(self.probe_url), timeout=10)
-        except requests.RequestException as error:
-            return Look(State.WAITING, f"{said.evidence}; no answer to the probe: {error}".lstrip("; "))
+            with faults_of_requests(doing, other_end="server", unreachable=_NoAnswerError):
+                answer = requests.get(str(self.probe_url), timeout=10)
+        except _NoAnswerError as error:
+            return Look(State.WAITING, f"{said.evidence}; {error}".lstrip("; "))
         if not answer.ok:
             return Look(State.WAITING, f"{said.evidence}; the probe answered {answer.status_code}".lstrip("; "))
         names_it = _names(answer, expected)
@@ -178,6 +207,19 @@ class PaddleServer(ServerDescription, ModelServer):
                 "'timestamp'; give log_path too"
             )
         return Look(State.WAITING, f"the probe answered {answer.text[:200]}")
+
+
+class _NoAnswerError(Exception):
+    """The server is out of reach."""
+
+
+def _opened(log_path: str | None) -> AbstractContextManager[BinaryIO | None]:
+    if not log_path:
+        return nullcontext()
+    try:
+        return Path(log_path).open("rb")
+    except FileNotFoundError:
+        return nullcontext()
 
 
 def _names(answer: Any, expected: Expected) -> bool | None:
