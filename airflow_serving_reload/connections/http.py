@@ -32,6 +32,9 @@ def open_client(connection: Connection) -> HttpClient:
     session = hook.get_conn()
     # what the hook does not know of the extra it takes for a header
     session.headers.pop("parallel", None)
+    if session.verify in (None, ""):
+        # left empty, which the client would take for no verification
+        session.verify = True
     if connection.extra_dejson.get("timeout") is None:
         return HttpClient(session, hook.base_url)
     timeout = seconds_of(connection, "timeout", default=60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from airflow_serving_reload.connections.settings import seconds_of
+from airflow_serving_reload.connections.settings import seconds_of, verification_of
 from airflow_serving_reload.delivery.errors import Refused
 from airflow_serving_reload.task import is_true
 
@@ -35,7 +35,7 @@ def open_store(connection: Connection, remote_path: str) -> Store:
 
     def connect() -> AbstractFileSystem:
         try:
-            return get_fs(scheme, connection.conn_id, options)
+            return _verifying(get_fs(scheme, connection.conn_id, options), connection)
         except (ImportError, ValueError) as error:
             raise Refused(
                 f"opening {remote_path}: {error}; install the Airflow provider of this scheme, as by "
@@ -43,6 +43,13 @@ def open_store(connection: Connection, remote_path: str) -> Store:
             ) from error
 
     return FsspecStore(connect, remote_path)
+
+
+def _verifying(fs: AbstractFileSystem, connection: Connection) -> AbstractFileSystem:
+    """Have S3's certificates verified as the connection says, which Airflow's file system leaves out."""
+    if "verify" in connection.extra_dejson and hasattr(fs, "client_kwargs"):
+        fs.client_kwargs = {**fs.client_kwargs, "verify": verification_of(connection)}
+    return fs
 
 
 def _no_options(_connection: Connection, _host: str) -> dict[str, Any]:

@@ -22,12 +22,18 @@ CONNECTIONS = 8
 """By how many connections one large file comes where it comes slowly, unless the connection says otherwise."""
 
 
+def _setting(connection: Connection, name: str, default: Any) -> Any:
+    """Read a setting of a connection's extra; Airflow's page stores fields that were left empty as null."""
+    value = connection.extra_dejson.get(name)
+    return default if value is None or (isinstance(value, str) and not value.strip()) else value
+
+
 def seconds_of(connection: Connection, name: str, *, default: float) -> float:
     """Read a time of a connection's extra, in seconds.
 
     :raises Refused: it is no time.
     """
-    value = connection.extra_dejson.get(name, default)
+    value = _setting(connection, name, default)
     try:
         seconds = float(value)
     except (TypeError, ValueError):
@@ -44,7 +50,7 @@ def parallel_of(connection: Connection) -> Parallel:
 
     :raises Refused: it is no such number.
     """
-    value = connection.extra_dejson.get("parallel", CONNECTIONS)
+    value = _setting(connection, "parallel", CONNECTIONS)
     told = str(value)
     if not told.isascii() or not told.isdecimal() or not 1 <= int(told) <= MOST_CONNECTIONS:
         raise Refused(
@@ -89,7 +95,7 @@ def _as_hadoop_writes(setting: Any) -> str:
 
 def verification_of(connection: Connection) -> bool | str:
     """Read whether to verify certificates: a truth value, as text too, or the file or folder of the authorities."""
-    value: Any = connection.extra_dejson.get("verify", True)
+    value = _setting(connection, "verify", True)
     if isinstance(value, str) and value.strip().lower() not in ("true", "false"):
         return value
     return is_true(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, TimeoutError)
 """Ends of a connection, as against a certificate or a protocol that is no good."""
+
+TURNED_AWAY_BY_PROXY = re.compile(r"Tunnel connection failed: 40[37]\b")
 
 UNUSABLE_ADDRESS = (
     requests.exceptions.InvalidURL,
@@ -45,11 +48,21 @@ def faults_of_requests(
         raise Refused(
             f"{doing}: the address cannot be used ({type(error).__name__}); check the connection's host and the path"
         ) from None
+    except (requests.exceptions.InvalidHeader, UnicodeError):
+        # the error's own words repeat the header, which may be a password or a token
+        raise Refused(
+            f"{doing}: the login, the password or a header cannot be sent over HTTP; look for line breaks, and for "
+            "characters beyond Latin-1, in the connection"
+        ) from None
     except requests.exceptions.SSLError as error:
         if isinstance(_root_cause(error), BROKEN_TLS):
             raise unreachable(f"{doing}: TLS broke off ({_words(error)}); try again") from _root_cause(error)
         raise Refused(f"{doing}: TLS was refused ({_words(error)}); check the certificates") from _root_cause(error)
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+        if TURNED_AWAY_BY_PROXY.search(str(_root_cause(error))):
+            raise Refused(
+                f"{doing}: the proxy refused ({_words(error)}); check its login, and what it lets through"
+            ) from _root_cause(error)
         raise unreachable(
             f"{doing}: the {other_end} cannot be reached ({_words(error)}); check the connection's host and port, "
             f"and whether the {other_end} runs"

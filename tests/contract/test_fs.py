@@ -103,6 +103,21 @@ def test_path_that_leads_out_is_refused(bench: FileSystemBench, tmp_path: Path) 
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["secret", "store"]
 
 
+def test_file_that_appears_where_a_folder_is_looked_for(
+    bench: FileSystemBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that training puts there just after it was looked for is not taken for a folder that cannot be read."""
+    bench.make_folder("/models")
+
+    def put_behind(path: Path) -> bool:
+        path.write_bytes(b"model")
+        return False
+
+    monkeypatch.setattr(Path, "is_file", put_behind)
+    with fault(NotThereYet, f"listing {bench.store.describe(MODEL)}"):
+        bench.store.list(MODEL)
+
+
 def test_symbolic_link_inside_is_followed(bench: FileSystemBench) -> None:
     """A link that stays in the store's folder leads to its file, and to its folder."""
     bench.put("/releases/7/weights", b"seven")

@@ -241,6 +241,17 @@ def test_reply_of_several_lines_is_told_in_one() -> None:
         store.stat(MODEL)
 
 
+def test_folder_that_appears_between_two_questions_is_listed() -> None:
+    """A folder that training makes just after the server said that there is none is listed."""
+    script: Script = {
+        "CWD /models/m": ["550 no folder", "250 ok"],
+        "SIZE": "550 no such file",
+        "MLSD": Transfer(b"type=file;size=1; weights\r\n"),
+    }
+    with ScriptedFtp(script).running() as server, server.store() as store:
+        assert store.list("/models/m") == [Entry("weights", False)]
+
+
 def test_closed_folder_is_no_absent_one(vsftpd: Vsftpd) -> None:
     """What lies in a folder that the login may not enter is refused, be it there or not, and the folder too."""
     bench = FtpBench(vsftpd.folder / "files", vsftpd.address)

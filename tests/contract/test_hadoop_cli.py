@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from airflow_serving_reload.delivery.errors import Refused, StoreUnreachable
+from airflow_serving_reload.delivery.errors import NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.stores.hadoop_cli import HadoopCliStore
 from airflow_serving_reload.delivery.stores.hadoop_client import ClientFailed, ClientOverdue, HadoopClient
 from airflow_serving_reload.delivery.streams import CHUNK
@@ -450,6 +451,43 @@ def test_file_that_changes_between_two_calls_is_read_again(bench: HadoopCliBench
     with store.open(MODEL) as file:
         assert file.read() == b"new and longer"
         assert file.facts.size == len(b"new and longer")
+
+
+@pytest.mark.parametrize("first", ["directory|0|1700000000000|0/assets", "regular file|3|1700000000000|0/params"])
+def test_folder_that_appears_between_two_questions_is_not_there_yet(tmp_path: Path, first: str) -> None:
+    """Where the client has found no folder, and then what is in it, no file of it is taken for the folder."""
+    complaint = tmp_path / "complaint"
+    complaint.write_text("stat: `/models/m': No such file or directory\n")
+    program = write_program(
+        tmp_path / "hadoop",
+        f"cat {complaint} >&2",
+        f"echo '/{first}/'",
+        "echo '/regular file|3|1700000000000|0/model/'",
+        "exit 1",
+    )
+    store = HadoopCliStore(HadoopClient(str(program)))
+    with fault(NotThereYet, f"listing {store.describe('/models/m')}"):
+        store.list("/models/m")
+    with fault(NotThereYet, f"listing {store.describe('/models/m')}"):
+        store.scan("/models/m")
+
+
+def test_two_donefiles_within_a_second_are_told_apart(tmp_path: Path) -> None:
+    """Where the client counts whole seconds, a content is not remembered that may be replaced within the same one."""
+    done = tmp_path / "done"
+    program = write_program(
+        tmp_path / "hadoop",
+        f'[ "$4" = -cat ] && exec cat {done}',
+        f'echo "regular file|$(stat -c %s {done})|$(stat -c %Y {done})000|0"',
+    )
+    store = HadoopCliStore(HadoopClient(str(program)))
+    second = time.time() // 1
+    versions = []
+    for content in (b'{"version": 1}', b'{"version": 2}'):
+        done.write_bytes(content)
+        os.utime(done, (second, second))
+        versions.append(store.donefile(DONEFILE))
+    assert versions[0] != versions[1]
 
 
 def test_unfinished_upload_of_the_client_is_not_listed(bench: HadoopCliBench) -> None:

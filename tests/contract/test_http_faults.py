@@ -183,6 +183,54 @@ def test_the_proxies_of_the_session_count_first(monkeypatch: pytest.MonkeyPatch)
     assert proxy.asked[0].startswith("HEAD http://store.invalid/models/model.tar ")
 
 
+def test_head_that_breaks_off_behind_a_proxy_is_unreachable() -> None:
+    """A head that breaks off is no shorter one behind a proxy either."""
+    with Answers([b"HTTP/1.1 200 OK\r\nContent-Length: 30"]).running() as proxy, requests.Session() as session:
+        session.trust_env = False
+        session.proxies["http"] = f"http://{proxy.address.host}:{proxy.address.port}"
+        with HttpStore(session, "http://store.invalid") as store, fault(StoreUnreachable, "asking for"):
+            store.stat(MODEL)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(403, Refused), (407, Refused), (503, StoreUnreachable)])
+def test_proxy_that_lets_nobody_through(status: int, kind: type[DeliveryError]) -> None:
+    """What a proxy says to who wants to go through it by TLS is told apart as what servers say is."""
+    refusal = answer(f"{status} No", "Content-Length: 0")
+    with Answers([refusal]).running() as proxy, requests.Session() as session:
+        session.trust_env = False
+        session.proxies["https"] = f"http://{proxy.address.host}:{proxy.address.port}"
+        with HttpStore(session, "https://store.invalid") as store, fault(kind, "asking for", str(status)):
+            store.stat(MODEL)
+
+
+@pytest.mark.parametrize(
+    "said", [{"header": "Bearer s3cr3t-token\n"}, {"header": "Bearer s3cr3t-пароль"}, {"password": "s3cr3t-пароль"}]
+)
+def test_what_cannot_be_sent_is_refused(said: dict[str, str]) -> None:
+    """A token with a line break, or a password in letters that HTTP does not know, is refused and not told."""
+    with Answers([THERE]).running() as server, answering(server) as store:
+        if "header" in said:
+            store._session.headers["Authorization"] = said["header"]
+        else:
+            store._session.auth = (USER, said["password"])
+        with pytest.raises(Refused, match=r"cannot be sent over HTTP") as caught:
+            store.donefile(MODEL)
+    assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_upload_through_a_proxy_that_ends_tls_is_refused() -> None:
+    """A server that takes Destination for another server's is not sent the model again, and the message says why."""
+    absent, made = answer("404 Not Found", "Content-Length: 0"), answer("201 Created", "Content-Length: 0")
+    elsewhere = answer("502 Bad Gateway", "Content-Length: 0")
+    with (
+        Answers([absent, made, absent, elsewhere, absent, made]).running() as server,
+        answering(server) as store,
+        fault(Refused, f"uploading {store.describe(MODEL)}", "502", "RequestHeader edit Destination"),
+    ):
+        store.write(MODEL, io.BytesIO(b"model"))
+    assert [head.partition(" ")[0] for head in server.asked] == ["MOVE", "PUT", "HEAD", "MOVE", "HEAD", "DELETE"]
+
+
 def test_tokens_in_addresses_are_not_told(bench: HttpBench) -> None:
     """What a server adds to an address behind its question mark is in no message, and in no cause of one."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -526,6 +574,18 @@ def test_listing_that_breaks_off_is_unreachable() -> None:
         fault(StoreUnreachable, f"listing {store.describe('/models')}"),
     ):
         store.list("/models")
+
+
+@pytest.mark.parametrize(("end", "is_whole"), [(b"</body></HTML>\r\n", True), (b'<a href="pa', False)])
+def test_listing_without_a_length(end: bytes, *, is_whole: bool) -> None:
+    """A listing whose length nobody tells is believed only if the page comes to its end."""
+    page = answer("200 OK", "Content-Type: text/html", body=b'<html><a href="weights">weights</a>' + end)
+    with Answers([page]).running() as server, answering(server) as store:
+        if is_whole:
+            assert store.list("/models") == [Entry("weights", False)]
+            return
+        with fault(StoreUnreachable, f"listing {store.describe('/models')}", "broke off"):
+            store.list("/models")
 
 
 def test_name_that_is_no_text_is_read(bench: HttpBench) -> None:

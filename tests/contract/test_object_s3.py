@@ -13,7 +13,7 @@ from airflow_serving_reload.delivery.errors import Refused, StoreUnreachable
 from airflow_serving_reload.delivery.stores import fsspec
 from airflow_serving_reload.delivery.streams import CHUNK
 
-from .answers import Answers, answer
+from .answers import LAST_MODIFIED, Answers, answer
 from .bench import NetworkBench, Offers
 from .object_servers import S3_CLIENT_SETTINGS, VERSIONED_BUCKET, S3Bench, S3Server
 from .proxy import CuttingProxy
@@ -116,6 +116,21 @@ def test_file_replaced_at_its_end_is_noticed(bench: S3Bench) -> None:
         bench.put(MODEL, b"new", mtime=LONG_AGO)
         with fault(StoreUnreachable, f"reading {bench.store.describe(MODEL)}", "from the beginning"):
             file.read()
+
+
+@pytest.mark.parametrize("message", [b"", b"<Message></Message>"])
+def test_file_replaced_at_a_server_of_few_words_is_noticed(bench: S3Bench, message: bytes) -> None:
+    """A server that does not say in words that the object is another one now is understood all the same."""
+    error = b"<?xml version='1.0'?><Error><Code>PreconditionFailed</Code>%b</Error>" % message
+    refusal = answer("412 Precondition Failed", f"Content-Length: {len(error)}", body=error)
+    first, second = (answer("200 OK", "Content-Length: 1000", f'ETag: "{tag}"', LAST_MODIFIED) for tag in "ab")
+    with (
+        Answers([first, refusal, second]).running() as server,
+        bench.connect(server.address) as store,
+        store.open(MODEL) as file,
+        fault(StoreUnreachable, f"reading {store.describe(MODEL)}", "from the beginning"),
+    ):
+        file.read()
 
 
 def test_equal_uploads_are_versions_of_their_own(bench: S3Bench) -> None:

@@ -170,6 +170,38 @@ def test_gateway_that_cannot_replace_by_renaming(hdfs: Hdfs) -> None:
         assert bench.names("/models") == ["folder", "model.tar"]
 
 
+@pytest.mark.parametrize("forget", [None, b"renameoptions"], ids=["NameNode", "gateway"])
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_answer_to_a_rename_is_lost(
+    hdfs: Hdfs, monkeypatch: pytest.MonkeyPatch, forget: bytes | None, before: bytes | None
+) -> None:
+    """An upload is there, and told to be, though the library orders its renaming twice since an answer was lost."""
+    with Front(hdfs, forget=forget).running() as front:
+        bench = WebHdfsBench(front)
+        if before:
+            bench.put(MODEL, before)
+        lost: list[str] = []
+        request = WebHdfsSession.request
+
+        def lose(session: WebHdfsSession, method: str, url: str, **options: Any) -> Any:
+            answered = request(session, method, url, **options)
+            if (
+                options.get("params", {}).get("op") == "RENAME"
+                and not lost
+                and answered.content != b'{"boolean":false}'
+            ):
+                lost.append(url)
+                raise requests.ConnectionError("the answer was lost")
+            return answered
+
+        monkeypatch.setattr(WebHdfsSession, "request", lose)
+        with open_webhdfs(front.address, front.address._replace(host="localhost")) as store:
+            store.write(MODEL, io.BytesIO(b"new model"))
+        assert lost
+        assert bench.content(MODEL) == b"new model"
+        assert bench.names("/models") == ["model.tar"]
+
+
 def test_folder_that_may_not_be_written_to_is_refused(bench: WebHdfsBench) -> None:
     """An upload to a folder without the permission to write is refused, and says who may not do what."""
     bench.make_folder("/models")

@@ -168,7 +168,16 @@ def test_unverified_certificate(secure, workplace, monkeypatch, verify):
     assert reload(workplace)["changed"]
 
 
-@pytest.mark.parametrize("extra", [{"tls": True}, {"tls": "true", "verify": True}, {"tls": True, "verify": "true"}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"tls": True},
+        {"tls": "true", "verify": True},
+        {"tls": True, "verify": "true"},
+        {"tls": True, "verify": None, "timeout": None},
+        {"tls": True, "verify": ""},
+    ],
+)
 def test_certificates_are_verified(secure, monkeypatch, extra):
     """Unless the connection says otherwise, a certificate by an unknown authority is refused, before any login."""
     connect(monkeypatch, secure, login=USER, password=PASSWORD, extra=extra)

@@ -15,7 +15,6 @@ from airflow_serving_reload.delivery import stores
 from airflow_serving_reload.delivery.errors import NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.operators import (
     ReloadModelOperator,
-    UploadModelOperator,
 )
 from airflow_serving_reload.sensors import DonefileSensor
 from airflow_serving_reload.triggers import DonefileTrigger
@@ -191,15 +190,16 @@ def test_other_user_is_refused_by_the_native_protocol(place, connection, connect
             open_store("model_store", "/")
 
 
-@pytest.mark.parametrize("verify", ["authority", False, "False", True])
+@pytest.mark.parametrize("verify", ["authority", False, "False", True, None, ""])
 def test_webhdfs_over_tls(workplace, hdfs, connect, verify):
-    """TLS is verified unless the connection says otherwise, by the authorities that it names."""
+    """TLS is verified unless the connection says otherwise, by the authorities that it names; empty fields do not."""
     host, port = hdfs.namenode.https
     extra = {"use_ssl": True, "verify": str(hdfs.authority) if verify == "authority" else verify}
+    extra |= {"timeout": None, "parallel": None}
     connect({"conn_type": "webhdfs", "host": host, "port": port, "login": USER}, extra=extra)
-    if verify is True:
+    if verify in (True, None, ""):
         with pytest.raises(Refused, match="certificate"):
-            UploadModelOperator(task_id="u", local_model_path=str(workplace.model), **REMOTE).execute({})
+            workplace.upload("v1", **REMOTE)
         return
     workplace.upload("v1", **REMOTE)
     assert reload(workplace)["changed"]

@@ -96,10 +96,13 @@ class FileSystemStore(Store):
 
     def _list(self, folder: str) -> list[Entry] | None:
         local = self._inside(folder)
-        if local.is_file():
-            return None
-        with os.scandir(local) as entries:
-            return [Entry(entry.name, entry.is_dir()) for entry in entries]
+        try:
+            with os.scandir(local) as entries:
+                return [Entry(entry.name, entry.is_dir()) for entry in entries]
+        except NotADirectoryError:
+            if local.is_file():
+                return None
+            raise
 
     def _scan(self, folder: str) -> Mapping[str, FileFacts]:
         facts = {}

@@ -315,6 +315,10 @@ class _Unchanging:
             self._proved = self._is_same()
         except FileNotFoundError:
             pass
+        except Exception as error:
+            # not every server says in words that its client understands that the file is another one now
+            if isinstance(_fault(error, self._name), StoreUnreachable) or self._is_same():
+                raise
         if not self._proved:
             raise StoreUnreachable(f"reading {self._name}: it was replaced or removed meanwhile; fetch it anew")
         return b""

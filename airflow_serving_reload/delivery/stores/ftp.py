@@ -315,8 +315,9 @@ class FtpStore(Store):
         folder = folder.rstrip("/")
         with self._client() as client:
             if not self._enter(client, folder):
-                self._told_facts(client, folder)
-                return None
+                with suppress(IsADirectoryError):  # made, and entered, just now
+                    self._told_facts(client, folder)
+                    return None
             return [
                 Entry(
                     listed.name,

@@ -125,7 +125,7 @@ class HadoopCliStore(Store):
                 before, look = look, self._look(path)
                 if look != before:
                     continue
-                if small:
+                if small and facts.proves_same_file(facts):
                     self._remember(look, first)
                 yield Opened(facts, io.BytesIO(first) if small else _Behind(first, running))
                 return
@@ -185,7 +185,10 @@ class HadoopCliStore(Store):
             raise
 
     def _told(self, *patterns: str) -> list[tuple[str, str]]:
-        """Give what the client prints of everything that is there: facts and name."""
+        """Give what the client prints of everything that is there, facts and name; nothing if the first one is not.
+
+        It asks for one after the other, so that a folder may be absent and yet have something in it a moment later.
+        """
         pieces = []
         try:
             with self._start("-stat", FACTS_AND_NAME, *patterns) as running:
@@ -195,6 +198,8 @@ class HadoopCliStore(Store):
             # of what would be below a file the client says that this is no folder
             if not all(re.search(f"{ABSENT}|is not a directory", line) for line in str(refused).splitlines()):
                 raise
+            if f"`{patterns[0]}': {ABSENT}" in str(refused):
+                return []
         return FACTS_AND_NAME_OF_ONE.findall(b"".join(pieces).decode("utf-8", "replace"))
 
     def _can_rename(self, folder: str) -> bool:

@@ -165,7 +165,7 @@ class HttpStore(Store):
     def _opened(self, path: str, condition: Mapping[str, str]) -> Iterator[Opened]:
         with self._request_file("GET", path, headers={**AS_IT_IS, **condition}, stream=True) as response:
             facts = _facts(response)
-            if facts.size is None and "chunked" not in response.headers.get("Transfer-Encoding", ""):
+            if not _tells_its_end(response):
                 raise Refused(
                     f"opening {self.describe(path)}: the server does not tell its length, so that a transfer that "
                     "breaks off would look complete; let the server send Content-Length"
@@ -192,12 +192,15 @@ class HttpStore(Store):
                 if self._is_file(folder):
                     return None
                 raise Refused(f"{doing}: the server answered with {kind}, not with a page of links; {advice}")
-            if (page := self._index_page(folder, _facts(response))) is not None:
+            if (index := self._index_page(folder, _facts(response))) is not None:
                 raise Refused(
-                    f"{doing}: the server sends the file {page} in place of the names of the others; "
+                    f"{doing}: the server sends the file {index} in place of the names of the others; "
                     "rename that file, or upload the model as one archive"
                 )
-            return _links(response.text, urlsplit(response.url).path)
+            page = response.text
+            if not (_tells_its_end(response) or page.rstrip().lower().endswith("</html>")):
+                raise StoreUnreachable(f"{doing}: the page of links broke off; try again")
+            return _links(page, urlsplit(response.url).path)
 
     def _scan(self, folder: str) -> Mapping[str, FileFacts] | None:
         url = self._url(f"{folder.rstrip('/')}/")
@@ -283,6 +286,11 @@ class _Answered(Exception):
         said = f"{doing}: the server answered {self}"
         if self.status in (404, 410):
             return NotThereYet(f"{said}; check the path if it should be there")
+        if self.method == "MOVE" and self.status == HTTPStatus.BAD_GATEWAY:
+            return Refused(
+                f"{said}: to it Destination is of another server; let the proxy before it rewrite that header "
+                "(Apache: RequestHeader edit Destination ^https http early)"
+            )
         if self.status in BUSY:
             return StoreUnreachable(f"{said}; try again later", self.retry_after)
         if self.location is not None and self.status < HTTPStatus.BAD_REQUEST:
@@ -316,6 +324,11 @@ def _facts(response: requests.Response) -> FileFacts:
         etag=etag if etag and not etag.startswith("W/") else None,
         observed_ns=http_date(headers.get("Date")) or time.time_ns(),
     )
+
+
+def _tells_its_end(response: requests.Response) -> bool:
+    """Whether an answer that is cut off differs from a whole one."""
+    return _facts(response).size is not None or "chunked" in response.headers.get("Transfer-Encoding", "")
 
 
 def _validator(facts: FileFacts) -> str | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from http.client import HTTPResponse, RemoteDisconnected
 from typing import BinaryIO
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3 import HTTPResponse as Raw
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
@@ -60,7 +61,17 @@ def expect_whole_heads(session: requests.Session) -> None:
     """Have a session's answers broken off where their heads are; the library takes what has come for a whole head."""
     for adapter in session.adapters.values():
         if isinstance(adapter, HTTPAdapter):
-            adapter.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+            _with_whole_heads(adapter.poolmanager)
+            adapter.proxy_manager_for = _making_whole_heads(adapter.proxy_manager_for)  # type: ignore[method-assign]
+
+
+def _with_whole_heads(pools: PoolManager) -> PoolManager:
+    pools.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+    return pools
+
+
+def _making_whole_heads(make_pools: Callable[..., PoolManager]) -> Callable[..., PoolManager]:
+    return lambda *arguments, **options: _with_whole_heads(make_pools(*arguments, **options))
 
 
 class _Lines:

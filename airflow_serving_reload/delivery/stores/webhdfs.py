@@ -123,12 +123,24 @@ class WebHdfsStore(Store):
     def _rename(self, source: str, target: str) -> None:
         # what is renamed to a folder may go into it
         self._refuse_folder(target)
-        # the library's own rename does not know the option that replaces the target in the same step
-        answer = self._client._rename(source, destination=target, renameoptions="OVERWRITE")
-        if answer.content and not answer.json()["boolean"]:
-            # a gateway that does not know it either: for a moment there is no target, as in the seed's example
-            self._client.delete(target)
-            self._client.rename(source, target)
+        sent = _facts(self._client.status(source))
+        try:
+            # the library's own rename does not know the option that replaces the target in the same step
+            answer = self._client._rename(source, destination=target, renameoptions="OVERWRITE")
+            if answer.content and not answer.json()["boolean"] and not self._is_renamed(sent, source, target):
+                # a gateway that does not know it either: for a moment there is no target, as in the seed's example
+                self._client.delete(target)
+                self._client.rename(source, target)
+        except HdfsError:
+            if not self._is_renamed(sent, source, target):
+                raise
+
+    def _is_renamed(self, sent: FileFacts, source: str, target: str) -> bool:
+        """Whether it was done: the library says again, to the next server, what had its answer lost on the way."""
+        if self._client.status(source, strict=False):
+            return False
+        there = self._client.status(target, strict=False)
+        return there is not None and _facts(there) == sent
 
     def _refuse_folder(self, path: str) -> None:
         status = self._client.status(path, strict=False)
