@@ -18,7 +18,6 @@ from airflow_serving_reload.delivery.stores.base import Store
 from airflow_serving_reload.operators import (
     ReloadModelOperator,
     RollbackModelOperator,
-    UploadModelOperator,
 )
 from airflow_serving_reload.sensors import DonefileSensor
 from airflow_serving_reload.triggers import DonefileTrigger
@@ -260,5 +259,5 @@ def test_upload_that_is_not_allowed(plain, workplace, monkeypatch):
     """An anonymous upload that the server does not allow is refused, and no donefile is written."""
     connect(monkeypatch, plain)
     with pytest.raises(Refused, match="550"):
-        UploadModelOperator(task_id="u", local_model_path=str(workplace.model), **workplace.remote).execute({})
+        workplace.upload("v1")
     assert list(workplace.store.iterdir()) == []
