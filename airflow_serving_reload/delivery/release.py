@@ -491,7 +491,7 @@ def _read_record(file: Path) -> Record:
         return Record.from_dict(filesystem.read_json(file))
     except (ValueError, TypeError, AttributeError) as error:
         raise Refused(
-            f"reading the record {file}: it is none ({error}); remove it, and with it the release is removed"
+            f"reading the record {file}: it is none ({error}); remove it, after which nobody knows of its release"
         ) from error
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from airflow_serving_reload.delivery import archive, manifest, pipeline, timestamp, transfer
 from airflow_serving_reload.delivery.donefile import DonefileVersion
-from airflow_serving_reload.delivery.errors import Corrupt, Refused
+from airflow_serving_reload.delivery.errors import Corrupt, DeliveryError, Refused
 from airflow_serving_reload.delivery.fetch import FETCHES_AT_MOST, changed_too_often, check, settled
 from airflow_serving_reload.delivery.filesystem import read_json, remove_tree, replace_json
 from airflow_serving_reload.delivery.manifest import Manifest, Memory
@@ -139,7 +140,8 @@ def publish(unpacked: Path, local: pipeline.Local, *, run: Mapping[str, Any] | N
             outcome = pipeline.publish_only(releases, record, local)
         except BaseException:
             # else a retry would find nothing to publish
-            releases.give_back(record, unpacked)
+            with suppress(DeliveryError):
+                releases.give_back(record, unpacked)
             raise
         remove_tree(_note_of(unpacked))
         return outcome

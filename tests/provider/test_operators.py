@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 from airflow.sdk import RetryAction
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowTaskTerminated
 
+from airflow_serving_reload.delivery import filesystem
 from airflow_serving_reload.delivery.errors import (
     Corrupt,
     DeliveryError,
@@ -87,19 +89,22 @@ def test_upload_of_an_empty_folder(workplace, name):
     assert contents(workplace.store) == before
 
 
-def test_publishing_is_tried_again(workplace):
+def test_publishing_is_tried_again(workplace, monkeypatch):
     """A publication that fails gives the unpacked model back, so that a retry of its task finds it."""
     workplace.upload("v1")
     packed = DownloadModelOperator(task_id="d", **workplace.remote, local_path=str(workplace.serving)).execute({})
     unpacked = UnpackModelOperator(task_id="u", packed_path=packed, unpacked_filename="trained").execute({})
-    (workplace.serving / "elsewhere").mkdir()
-    (workplace.serving / "model").rename(workplace.serving / "aside")
-    (workplace.serving / "model").symlink_to("elsewhere")
     publish = PublishModelOperator(task_id="p", unpacked_path=unpacked, **workplace.local)
-    with pytest.raises(Refused, match="none of its releases"):
-        publish.execute({})
-    (workplace.serving / "model").unlink()
-    (workplace.serving / "aside").rename(workplace.serving / "model")
+
+    def no_space(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(filesystem, "exchange", no_space)
+        patch.setattr(filesystem, "replace_with_copy", no_space)
+        with pytest.raises(PublicationFailed, match="No space left"):
+            publish.execute({})
+    assert workplace.live_weights() == "initial"
     published = publish.execute({})
     assert (published["changed"], workplace.live_weights()) == (True, "v1")
     assert published["sha256"]
