@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_serving_reload.connections.settings import parallel_of, seconds_of, with_connection
+from airflow_serving_reload.connections.settings import parallel_of, seconds_of, verification, with_connection
 from airflow_serving_reload.delivery.servers.base import HttpClient
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ def open_client(connection: Connection) -> HttpClient:
     session = hook.get_conn()
     # what the hook does not know of the extra it takes for a header
     session.headers.pop("parallel", None)
-    if session.verify in (None, ""):
-        # left empty, which the client would take for no verification
-        session.verify = True
+    session.verify = verification(session.verify)
     if connection.extra_dejson.get("timeout") is None:
         return HttpClient(session, hook.base_url)
     timeout = seconds_of(connection, "timeout", default=60)

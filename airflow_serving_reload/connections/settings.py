@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_serving_reload.delivery.errors import Refused
 from airflow_serving_reload.delivery.stores.parallel import MOST_CONNECTIONS, Parallel
-from airflow_serving_reload.task import is_true
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseHook, Connection
@@ -94,11 +93,19 @@ def _as_hadoop_writes(setting: Any) -> str:
 
 
 def verification_of(connection: Connection) -> bool | str:
-    """Read whether to verify certificates: a truth value, as text too, or the file or folder of the authorities."""
-    value = _setting(connection, "verify", True)
-    if isinstance(value, str) and value.strip().lower() not in ("true", "false"):
+    """Read whether to verify certificates, `verify` in a connection's extra."""
+    return verification(connection.extra_dejson.get("verify"))
+
+
+def verification(value: Any) -> bool | str:
+    """Read whether to verify certificates: a truth value, as text too, or the file or folder of the authorities.
+
+    Whatever is empty verifies, since only who says so may switch it off.
+    """
+    told = str(value).strip().lower()
+    if isinstance(value, str) and told not in ("", "true", "false"):
         return value
-    return is_true(value)
+    return told not in ("false", "0")
 
 
 @contextmanager

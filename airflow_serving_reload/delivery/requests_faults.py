@@ -51,8 +51,8 @@ def faults_of_requests(
     except (requests.exceptions.InvalidHeader, UnicodeError):
         # the error's own words repeat the header, which may be a password or a token
         raise Refused(
-            f"{doing}: the login, the password or a header cannot be sent over HTTP; look for line breaks, and for "
-            "characters beyond Latin-1, in the connection"
+            f"{doing}: the login, the password, a header or the name cannot be sent over HTTP; look for line breaks "
+            "and for characters beyond Latin-1 in the connection, and for bytes in the name that are no UTF-8"
         ) from None
     except requests.exceptions.SSLError as error:
         if isinstance(_root_cause(error), BROKEN_TLS):

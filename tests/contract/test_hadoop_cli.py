@@ -20,7 +20,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from airflow_serving_reload.delivery.errors import NotThereYet, Refused, StoreUnreachable
-from airflow_serving_reload.delivery.stores.hadoop_cli import HadoopCliStore
+from airflow_serving_reload.delivery.stores.hadoop_cli import ABSENT, HadoopCliStore, _literally
 from airflow_serving_reload.delivery.stores.hadoop_client import ClientFailed, ClientOverdue, HadoopClient
 from airflow_serving_reload.delivery.streams import CHUNK
 
@@ -453,11 +453,12 @@ def test_file_that_changes_between_two_calls_is_read_again(bench: HadoopCliBench
         assert file.facts.size == len(b"new and longer")
 
 
+@pytest.mark.parametrize("folder", ["/models/m", "/models/m[1]"])
 @pytest.mark.parametrize("first", ["directory|0|1700000000000|0/assets", "regular file|3|1700000000000|0/params"])
-def test_folder_that_appears_between_two_questions_is_not_there_yet(tmp_path: Path, first: str) -> None:
+def test_folder_that_appears_between_two_questions_is_not_there_yet(tmp_path: Path, folder: str, first: str) -> None:
     """Where the client has found no folder, and then what is in it, no file of it is taken for the folder."""
     complaint = tmp_path / "complaint"
-    complaint.write_text("stat: `/models/m': No such file or directory\n")
+    complaint.write_text(f"stat: `{folder}': No such file or directory\n")
     program = write_program(
         tmp_path / "hadoop",
         f"cat {complaint} >&2",
@@ -466,10 +467,17 @@ def test_folder_that_appears_between_two_questions_is_not_there_yet(tmp_path: Pa
         "exit 1",
     )
     store = HadoopCliStore(HadoopClient(str(program)))
-    with fault(NotThereYet, f"listing {store.describe('/models/m')}"):
-        store.list("/models/m")
-    with fault(NotThereYet, f"listing {store.describe('/models/m')}"):
-        store.scan("/models/m")
+    for look in (store.list, store.scan):
+        with fault(NotThereYet, f"listing {store.describe(folder)}"):
+            look(folder)
+
+
+def test_absent_folder_is_named_as_it_is(hadoop_program: Path, tmp_path: Path) -> None:
+    """The client complains of an absent folder by its name, without what keeps it from being taken for a pattern."""
+    client, folder = HadoopClient(str(hadoop_program), "file:///"), f"{tmp_path}/m[1]"
+    with pytest.raises(ClientFailed) as caught, client.running("-stat", "%n", _literally(folder)) as running:
+        running.read()
+    assert f"`{folder}': {ABSENT}" in str(caught.value)
 
 
 def test_two_donefiles_within_a_second_are_told_apart(tmp_path: Path) -> None:
@@ -481,7 +489,8 @@ def test_two_donefiles_within_a_second_are_told_apart(tmp_path: Path) -> None:
         f'echo "regular file|$(stat -c %s {done})|$(stat -c %Y {done})000|0"',
     )
     store = HadoopCliStore(HadoopClient(str(program)))
-    second = time.time() // 1
+    # of a clock that is ahead, so that no delay here makes it the time of a file that is long past
+    second = time.time() // 1 + 60
     versions = []
     for content in (b'{"version": 1}', b'{"version": 2}'):
         done.write_bytes(content)

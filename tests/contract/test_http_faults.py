@@ -13,11 +13,13 @@ import certifi
 import pytest
 import requests
 from requests.auth import HTTPDigestAuth
+from urllib3 import HTTPConnectionPool, PoolManager
 
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.stores import reading
 from airflow_serving_reload.delivery.stores.base import Entry, Store
 from airflow_serving_reload.delivery.stores.http import HttpStore
+from airflow_serving_reload.delivery.stores.requests_answers import expect_whole_heads
 
 from .answers import LAST_MODIFIED, Answers, answer
 from .bench import PASSWORD, USER, Address, HttpBench
@@ -192,6 +194,24 @@ def test_head_that_breaks_off_behind_a_proxy_is_unreachable() -> None:
             store.stat(MODEL)
 
 
+def test_pools_that_are_not_of_http_stay_as_they_are() -> None:
+    """What goes another way to the server than by HTTP, as by SOCKS, goes on doing so."""
+
+    class SocksPool(HTTPConnectionPool):
+        """Connections that go by SOCKS."""
+
+    def manager(*_proxy: object, **_options: object) -> PoolManager:
+        made = PoolManager()
+        made.pool_classes_by_scheme = {"http": SocksPool}
+        return made
+
+    with requests.Session() as session:
+        adapter = session.get_adapter("http://store.invalid")
+        adapter.proxy_manager_for = manager
+        expect_whole_heads(session)
+        assert type(adapter.proxy_manager_for("socks5://proxy").connection_from_url("http://s.invalid")) is SocksPool
+
+
 @pytest.mark.parametrize(("status", "kind"), [(403, Refused), (407, Refused), (503, StoreUnreachable)])
 def test_proxy_that_lets_nobody_through(status: int, kind: type[DeliveryError]) -> None:
     """What a proxy says to who wants to go through it by TLS is told apart as what servers say is."""
@@ -223,12 +243,27 @@ def test_upload_through_a_proxy_that_ends_tls_is_refused() -> None:
     absent, made = answer("404 Not Found", "Content-Length: 0"), answer("201 Created", "Content-Length: 0")
     elsewhere = answer("502 Bad Gateway", "Content-Length: 0")
     with (
-        Answers([absent, made, absent, elsewhere, absent, made]).running() as server,
+        Answers([absent, made, absent, elsewhere, THERE, absent, made]).running() as server,
         answering(server) as store,
         fault(Refused, f"uploading {store.describe(MODEL)}", "502", "RequestHeader edit Destination"),
     ):
         store.write(MODEL, io.BytesIO(b"model"))
-    assert [head.partition(" ")[0] for head in server.asked] == ["MOVE", "PUT", "HEAD", "MOVE", "HEAD", "DELETE"]
+    assert [head.partition(" ")[0] for head in server.asked] == [
+        *("MOVE", "PUT", "HEAD", "MOVE", "HEAD", "HEAD", "DELETE")
+    ]
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_server_that_goes_down_behind_its_proxy_is_unreachable(before: int) -> None:
+    """A proxy that has lost its server, before an upload or behind it, may find it again, so that a retry helps."""
+    absent, made = answer("404 Not Found", "Content-Length: 0"), answer("201 Created", "Content-Length: 0")
+    down = answer("502 Bad Gateway", "Content-Length: 0")
+    with (
+        Answers([*[absent, made][:before], down]).running() as server,
+        answering(server) as store,
+        fault(StoreUnreachable, f"uploading {store.describe(MODEL)}", "502", "try again later"),
+    ):
+        store.write(MODEL, io.BytesIO(b"model"))
 
 
 def test_tokens_in_addresses_are_not_told(bench: HttpBench) -> None:
@@ -583,9 +618,11 @@ def test_listing_without_a_length(end: bytes, *, is_whole: bool) -> None:
     with Answers([page]).running() as server, answering(server) as store:
         if is_whole:
             assert store.list("/models") == [Entry("weights", False)]
+            assert store.scan("/models") is None
             return
-        with fault(StoreUnreachable, f"listing {store.describe('/models')}", "broke off"):
-            store.list("/models")
+        for look in (store.list, store.scan):
+            with fault(StoreUnreachable, f"listing {store.describe('/models')}", "broke off", "has no end"):
+                look("/models")
 
 
 def test_name_that_is_no_text_is_read(bench: HttpBench) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -170,7 +170,33 @@ def test_gateway_that_cannot_replace_by_renaming(hdfs: Hdfs) -> None:
         assert bench.names("/models") == ["folder", "model.tar"]
 
 
-@pytest.mark.parametrize("forget", [None, b"renameoptions"], ids=["NameNode", "gateway"])
+def lose_an_answer(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object] = lambda: None) -> list[str]:
+    """Lose the first answer that says that something is renamed; give the address it was asked of, once it was."""
+    lost: list[str] = []
+    request = WebHdfsSession.request
+
+    def lose(session: WebHdfsSession, method: str, url: str, **options: Any) -> Any:
+        answered = request(session, method, url, **options)
+        is_renamed = options.get("params", {}).get("op") == "RENAME" and answered.content != b'{"boolean":false}'
+        if is_renamed and not lost:
+            lost.append(url)
+            meanwhile()
+            raise requests.ConnectionError("the answer was lost")
+        return answered
+
+    monkeypatch.setattr(WebHdfsSession, "request", lose)
+    return lost
+
+
+def open_twice(front: Front) -> WebHdfsStore:
+    """Open a store that has two addresses, one after the other."""
+    return open_webhdfs(front.address, front.address._replace(host="localhost"))
+
+
+NAMENODE_OR_GATEWAY = pytest.mark.parametrize("forget", [None, b"renameoptions"], ids=["NameNode", "gateway"])
+
+
+@NAMENODE_OR_GATEWAY
 @pytest.mark.parametrize("before", [None, b"old"])
 def test_answer_to_a_rename_is_lost(
     hdfs: Hdfs, monkeypatch: pytest.MonkeyPatch, forget: bytes | None, before: bytes | None
@@ -180,26 +206,34 @@ def test_answer_to_a_rename_is_lost(
         bench = WebHdfsBench(front)
         if before:
             bench.put(MODEL, before)
-        lost: list[str] = []
-        request = WebHdfsSession.request
-
-        def lose(session: WebHdfsSession, method: str, url: str, **options: Any) -> Any:
-            answered = request(session, method, url, **options)
-            if (
-                options.get("params", {}).get("op") == "RENAME"
-                and not lost
-                and answered.content != b'{"boolean":false}'
-            ):
-                lost.append(url)
-                raise requests.ConnectionError("the answer was lost")
-            return answered
-
-        monkeypatch.setattr(WebHdfsSession, "request", lose)
-        with open_webhdfs(front.address, front.address._replace(host="localhost")) as store:
+        # behind a gateway may be a file system that does so
+        lost = lose_an_answer(monkeypatch, lambda: hdfs.administrator.set_times(MODEL, modification_time=1))
+        with open_twice(front) as store:
             store.write(MODEL, io.BytesIO(b"new model"))
         assert lost
         assert bench.content(MODEL) == b"new model"
         assert bench.names("/models") == ["model.tar"]
+
+
+@NAMENODE_OR_GATEWAY
+def test_upload_that_is_gone_takes_nothing_with_it(
+    hdfs: Hdfs, monkeypatch: pytest.MonkeyPatch, forget: bytes | None
+) -> None:
+    """What another upload has put there meanwhile is not removed for one of which nothing is left."""
+    with Front(hdfs, forget=forget).running() as front:
+        bench = WebHdfsBench(front)
+        lost = lose_an_answer(monkeypatch, lambda: bench.put(MODEL, b"another's"))
+        with open_twice(front) as store, fault(NotThereYet, f"uploading {store.describe(MODEL)}"):
+            store.write(MODEL, io.BytesIO(b"new model"))
+        assert lost
+        assert bench.content(MODEL) == b"another's"
+        assert bench.names("/models") == ["model.tar"]
+
+
+def test_name_that_is_no_text_is_refused() -> None:
+    """A name whose bytes are no UTF-8 cannot be in HDFS, and is refused before anybody is asked."""
+    with nobody() as address, open_webhdfs(address) as store, fault(Refused, "asking for", "no UTF-8"):
+        store.stat("/models/caf\udce9")
 
 
 def test_folder_that_may_not_be_written_to_is_refused(bench: WebHdfsBench) -> None:

@@ -146,8 +146,7 @@ class HadoopCliStore(Store):
 
     def _list(self, folder: str) -> list[Entry] | None:
         path = folder.rstrip("/")
-        literal = _literally(path)
-        there = self._told(literal or "/", f"{literal}/*")
+        there = self._told(path, "*")
         if not there:
             raise NotThereYet(f"listing {self.describe(folder)}: it does not exist; check the path if it should")
         if not _of_folder(there[0][0]):
@@ -158,22 +157,21 @@ class HadoopCliStore(Store):
         return [Entry(name, _of_folder(facts)) for facts, name in there[1:] if not name.endswith(UNFINISHED)]
 
     def _scan(self, folder: str) -> Mapping[str, FileFacts]:
-        literal = _literally(folder.rstrip("/"))
-        there = self._told(literal or "/", f"{literal}/*")
+        there = self._told(folder.rstrip("/"), "*")
         if not there:
             raise ClientFailed(ABSENT)
         return {name: _Look(self._client, name, facts).facts() for facts, name in there if not _of_folder(facts)}
 
     def _write(self, path: str, source: Readable) -> None:
-        folder = path.rpartition("/")[0] or "/"
+        folder, _, name = path.rpartition("/")
         if "\\" in path:
             raise Refused(f"uploading {self.describe(path)}: the client would drop the backslash; give it another name")
-        there = self._told(_literally(folder), _literally(path))
+        there = self._told(folder, _literally(name))
         if len(there) > 1 and _of_folder(there[1][0]):
             # the client would put a file called `-` into it
             raise IsADirectoryError(path)
         if not there:
-            self._call("-mkdir", "-p", _literally(folder))
+            self._call("-mkdir", "-p", _literally(folder) or "/")
         try:
             with self._start("-put", "-f", "-", _literally(path)) as running:
                 running.send(source)
@@ -184,21 +182,21 @@ class HadoopCliStore(Store):
             self._remove_quietly(path + UNFINISHED)
             raise
 
-    def _told(self, *patterns: str) -> list[tuple[str, str]]:
-        """Give what the client prints of everything that is there, facts and name; nothing if the first one is not.
+    def _told(self, folder: str, pattern: str) -> list[tuple[str, str]]:
+        """Give facts and name, as the client prints them, of a folder and of what fits in it; nothing if it is absent.
 
         It asks for one after the other, so that a folder may be absent and yet have something in it a moment later.
         """
-        pieces = []
+        literal, pieces = _literally(folder), []
         try:
-            with self._start("-stat", FACTS_AND_NAME, *patterns) as running:
+            with self._start("-stat", FACTS_AND_NAME, literal or "/", f"{literal}/{pattern}") as running:
                 while piece := running.read(CHUNK):
                     pieces.append(piece)
         except ClientRefused as refused:
             # of what would be below a file the client says that this is no folder
             if not all(re.search(f"{ABSENT}|is not a directory", line) for line in str(refused).splitlines()):
                 raise
-            if f"`{patterns[0]}': {ABSENT}" in str(refused):
+            if f"`{folder}': {ABSENT}" in str(refused):
                 return []
         return FACTS_AND_NAME_OF_ONE.findall(b"".join(pieces).decode("utf-8", "replace"))
 

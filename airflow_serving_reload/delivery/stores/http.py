@@ -192,15 +192,12 @@ class HttpStore(Store):
                 if self._is_file(folder):
                     return None
                 raise Refused(f"{doing}: the server answered with {kind}, not with a page of links; {advice}")
-            if (index := self._index_page(folder, _facts(response))) is not None:
+            if (page := self._index_page(folder, _facts(response))) is not None:
                 raise Refused(
-                    f"{doing}: the server sends the file {index} in place of the names of the others; "
+                    f"{doing}: the server sends the file {page} in place of the names of the others; "
                     "rename that file, or upload the model as one archive"
                 )
-            page = response.text
-            if not (_tells_its_end(response) or page.rstrip().lower().endswith("</html>")):
-                raise StoreUnreachable(f"{doing}: the page of links broke off; try again")
-            return _links(page, urlsplit(response.url).path)
+            return _links(_page(response), urlsplit(response.url).path)
 
     def _scan(self, folder: str) -> Mapping[str, FileFacts] | None:
         url = self._url(f"{folder.rstrip('/')}/")
@@ -208,7 +205,9 @@ class HttpStore(Store):
             # a page with a time or a tag is a file in the place of the listing
             if _facts(response).mtime_ns is not None or "ETag" in response.headers:
                 return None
-            return rows_of(response.text) if response.headers.get("Content-Type", "").startswith("text/html") else None
+            if not response.headers.get("Content-Type", "").startswith("text/html"):
+                return None
+            return rows_of(_page(response))
 
     def _is_file(self, path: str) -> bool:
         try:
@@ -243,7 +242,17 @@ class HttpStore(Store):
 
     def _rename(self, source: str, target: str) -> None:
         self._spare_folder(target)
-        self._move(source, target)
+        try:
+            self._move(source, target)
+        except _Answered as answer:
+            # a proxy whose server is down says the same, but then nobody has the source
+            if answer.status != HTTPStatus.BAD_GATEWAY or not self._is_file(source):
+                raise
+            raise Refused(
+                f"uploading {self.describe(target)}: the server answered {answer} to MOVE, as to a Destination that is "
+                "not its own; let the proxy before it rewrite that header (Apache: RequestHeader edit Destination "
+                "^https http early)"
+            ) from None
 
     def _move(self, source: str, target: str) -> None:
         headers = {"Destination": self._public_url + _quoted(target), "Overwrite": "T"}
@@ -286,11 +295,6 @@ class _Answered(Exception):
         said = f"{doing}: the server answered {self}"
         if self.status in (404, 410):
             return NotThereYet(f"{said}; check the path if it should be there")
-        if self.method == "MOVE" and self.status == HTTPStatus.BAD_GATEWAY:
-            return Refused(
-                f"{said}: to it Destination is of another server; let the proxy before it rewrite that header "
-                "(Apache: RequestHeader edit Destination ^https http early)"
-            )
         if self.status in BUSY:
             return StoreUnreachable(f"{said}; try again later", self.retry_after)
         if self.location is not None and self.status < HTTPStatus.BAD_REQUEST:
@@ -329,6 +333,17 @@ def _facts(response: requests.Response) -> FileFacts:
 def _tells_its_end(response: requests.Response) -> bool:
     """Whether an answer that is cut off differs from a whole one."""
     return _facts(response).size is not None or "chunked" in response.headers.get("Transfer-Encoding", "")
+
+
+def _page(response: requests.Response) -> str:
+    """Read a page of links.
+
+    :raises requests.RequestException: nobody tells its length, and it does not end as a page does.
+    """
+    page = response.text
+    if _tells_its_end(response) or page.rstrip().lower().endswith("</html>"):
+        return page
+    raise requests.RequestException("the page of links has no end")
 
 
 def _validator(facts: FileFacts) -> str | None:

@@ -66,7 +66,11 @@ def expect_whole_heads(session: requests.Session) -> None:
 
 
 def _with_whole_heads(pools: PoolManager) -> PoolManager:
-    pools.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+    # other pools, such as those for SOCKS, know ways of their own to the server
+    ours = {HTTPConnectionPool: _Pool, HTTPSConnectionPool: _TlsPool}
+    pools.pool_classes_by_scheme = {
+        scheme: ours.get(pool, pool) for scheme, pool in pools.pool_classes_by_scheme.items()
+    }
     return pools
 
 
