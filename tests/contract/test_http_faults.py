@@ -266,6 +266,18 @@ def test_server_that_goes_down_behind_its_proxy_is_unreachable(before: int) -> N
         store.write(MODEL, io.BytesIO(b"model"))
 
 
+def test_folder_is_spared_by_a_busy_server() -> None:
+    """Where a busy server does not tell whether it is a folder, nothing is removed."""
+    busy = answer("503 Service Unavailable", "Content-Length: 0")
+    with (
+        Answers([busy]).running() as server,
+        answering(server) as store,
+        fault(StoreUnreachable, f"removing {store.describe(MODEL)}", "503"),
+    ):
+        store.remove(MODEL)
+    assert [head.partition(" ")[0] for head in server.asked] == ["HEAD"]
+
+
 def test_tokens_in_addresses_are_not_told(bench: HttpBench) -> None:
     """What a server adds to an address behind its question mark is in no message, and in no cause of one."""
     with socket.create_server(("127.0.0.1", 0)) as closed:

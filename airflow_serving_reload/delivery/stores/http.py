@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from email.utils import formatdate
 from functools import cached_property
 from html.parser import HTMLParser
@@ -268,8 +268,12 @@ class HttpStore(Store):
 
     def _spare_folder(self, path: str) -> None:
         """Fail for a folder, which WebDAV would have the server delete with all that is in it."""
-        with suppress(_Answered):
+        try:
             self._request_file("HEAD", path, headers=AS_IT_IS)
+        except _Answered as answer:
+            # some servers do not know the question, and say so by 500; one that is busy has not said that it is none
+            if answer.status in BUSY - {HTTPStatus.INTERNAL_SERVER_ERROR}:
+                raise
 
 
 AS_IT_IS = {"Accept-Encoding": "identity", "Cache-Control": "no-cache"}
