@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 
 BENCHES = {
     "airflow": "from the donefile to the served model through Airflow, beside monitor.py, and what imports cost",
@@ -25,7 +26,8 @@ def main() -> None:
         epilog="; ".join(f"{name}: {what}" for name, what in BENCHES.items()),
     )
     parser.add_argument("bench", nargs="?", choices=BENCHES, help="which one; all of them if left out")
-    options, arguments = parser.parse_known_args()
+    # what stands behind a name is for that bench to understand, its --help too
+    options, arguments = parser.parse_args(sys.argv[1:2]), sys.argv[2:]
     for name in [options.bench] if options.bench else BENCHES:
         importlib.import_module(f"{__package__}.{name}").main(arguments)
 

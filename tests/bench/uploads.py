@@ -119,6 +119,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--ending", nargs="+", choices=TAR_OPTIONS, default=list(TAR_OPTIONS))
     parser.add_argument("--gbit", nargs="+", default=["0", "1"], help="of the network; 0 is no bound (default: 0 1)")
     parser.add_argument("--runs", type=int, default=3, help="of each, in turns (default: %(default)s)")
+    parser.add_argument("--save", default="uploads", help="name of the file of figures (default: %(default)s)")
     options = parser.parse_args(arguments)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary, Processes() as processes:
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str]) -> None:
                 ]
     _show(figures)
     command = f'make bench BENCH="{" ".join(["uploads", *arguments])}"'
-    save("uploads", command, {"bytes": int(options.gib * GIB), "kinds": figures})
+    save(options.save, command, {"bytes": int(options.gib * GIB), "kinds": figures})
 
 
 @contextmanager
