@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from airflow_serving_reload.delivery import archive, manifest, timestamp
 from airflow_serving_reload.delivery.donefile import DonefileVersion
-from airflow_serving_reload.delivery.errors import (
-    DeliveryError,
-    PublicationFailed,
-    Refused,
-    ReloadRefused,
-    ReloadUnanswered,
-)
+from airflow_serving_reload.delivery.errors import DeliveryError, PublicationFailed, Refused
+from airflow_serving_reload.delivery.fallback import fall_back
 from airflow_serving_reload.delivery.fetch import NOTHING, Here, Remote, fetch
+from airflow_serving_reload.delivery.proof import Proof
 from airflow_serving_reload.delivery.release import PublishMode, Record, Releases
-from airflow_serving_reload.delivery.servers.base import Expected, Mark, ModelServer
+from airflow_serving_reload.delivery.servers.base import ModelServer
 from airflow_serving_reload.delivery.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -181,8 +176,6 @@ def make_live(
 ) -> Outcome:
     """Make a complete release the live one, ask for the reload, and prove it; else roll back.
 
-    The release appears with its timestamp file moved forward, so that publishing and touching are one rename.
-
     :raises ReloadRefused: the server does not serve it; the release that worked is live again.
     :raises DeliveryError: it could not be proved that the server does; likewise.
     """
@@ -190,27 +183,26 @@ def make_live(
     with releases.publishing():
         before = releases.live()
         with watch.stage("publish"):
-            mtime_ns = _stamp(releases, record, timestamp.next_after)
-            mark = _mark(server)
+            proof = Proof.begun(server, releases, record)
             record = releases.publish(record, local.publish_mode)
             before = before or releases.previous()
         try:
             with watch.stage("confirm"):
-                _prove(server, releases, record, mtime_ns, mark)
+                proof.wait()
         except BaseException as fault:
             # a task's time limit and its termination are no faults of the delivery, but leave as little proved
             why = str(fault) or type(fault).__name__
             with suppress(PublicationFailed):  # to roll back matters more
                 releases.remember(record, refused=why)
             with watch.stage("roll back"):
-                outcome = f"{why}; {_return_to(before, releases, record, local, server)}"
+                outcome = f"{why}; {fall_back(before, releases, record, local.publish_mode, server)}"
             if isinstance(fault, DeliveryError):
                 raise type(fault)(outcome) from fault
             log.warning("%s", outcome)
             raise
         finally:
             releases.prune(local.keep_releases)
-        record = releases.remember(record, confirmed=_now() if server else None, refused=None, withdrawn=None)
+        record = releases.accept(record, proved=server is not None)
     return Outcome(True, record, before.release if before else None, watch.seconds)
 
 
@@ -218,7 +210,8 @@ def publish_only(releases: Releases, record: Record, local: Local) -> Outcome:
     """Make a complete release the live one without asking for a reload: the timestamp file keeps its time."""
     with releases.publishing():
         before = releases.live()
-        _stamp(releases, record, lambda old_ns: old_ns or timestamp.next_after(None))
+        mtime_ns = timestamp.read(releases.timestamp_file) or timestamp.next_after(None)
+        timestamp.write(releases.timestamp_file_of(record), mtime_ns)
         record = releases.publish(record, local.publish_mode)
         before = before or releases.previous()
         releases.prune(local.keep_releases)
@@ -247,15 +240,14 @@ def roll_back(
         if record is None:
             raise Refused(f"rolling back {releases.model}: no earlier release is left on this host; deliver one")
         with watch.stage("publish"):
-            mtime_ns = _stamp(releases, record, timestamp.next_after)
-            mark = _mark(server)
+            proof = Proof.begun(server, releases, record)
             record = releases.publish(releases.remember(record, withdrawn=None), local.publish_mode)
             changed = given_up is None or given_up.release != record.release
             if given_up and changed:
                 releases.remember(given_up, withdrawn=why)
         with watch.stage("confirm"):
-            _prove(server, releases, record, mtime_ns, mark)
-        record = releases.remember(record, confirmed=_now() if server else None, refused=None)
+            proof.wait()
+        record = releases.accept(record, proved=server is not None)
     return Outcome(changed, record, given_up.release if given_up else None, watch.seconds)
 
 
@@ -267,116 +259,3 @@ def _earlier(releases: Releases, server: ModelServer | None, why: str) -> Record
         if unproved or given_up.withdrawn == why:
             return live
     return releases.previous()
-
-
-def _stamp(releases: Releases, record: Record, choose: Callable[[int | None], int]) -> int:
-    """Give a release, before it is live, the timestamp file that it is to appear with."""
-    mtime_ns = choose(timestamp.read(releases.timestamp_file))
-    timestamp.write(releases.timestamp_file_of(record), mtime_ns)
-    return mtime_ns
-
-
-def _mark(server: ModelServer | None) -> Mark:
-    """Note where the server stands, before it is given something: it may have done all of it in the next instant."""
-    return server.mark() if server else {}
-
-
-def _prove(server: ModelServer | None, releases: Releases, record: Record, mtime_ns: int, mark: Mark) -> None:
-    """Ask for the reload and wait for the proof; once more with a new touch, since no server tries twice itself."""
-    if server is None:
-        return
-    try:
-        evidence = _ask(server, _expected(record, mtime_ns), mark)
-    except ReloadUnanswered:
-        # told again, it would load it once more behind what it may still be at
-        raise
-    except ReloadRefused as refusal:
-        log.warning("%s; touching %s once more", refusal, releases.timestamp_file)
-        mark = server.mark()
-        mtime_ns = timestamp.touch(releases.timestamp_file)
-        evidence = _ask(server, _expected(record, mtime_ns), mark)
-    log.info("confirmed %s: %s", record.release, evidence)
-
-
-def _expected(record: Record, mtime_ns: int) -> Expected:
-    version = DonefileVersion.from_dict(record.donefile).model_version if record.donefile else None
-    return Expected(record.release, mtime_ns, version)
-
-
-def _ask(server: ModelServer, expected: Expected, mark: Mark) -> str:
-    return server.confirm(expected, server.ask(mark))
-
-
-def _return_to(
-    before: Record | None, releases: Releases, refused: Record, local: Local, server: ModelServer | None
-) -> str:
-    """Make the release that worked live again, and say how that went.
-
-    Where that one was never proved and is refused too, those before it are tried; if all are, it stays the live one.
-    """
-    if before is None or before.release == refused.release:
-        before = releases.previous()
-    if before is None:
-        return "there is no earlier release to roll back to"
-    refusals: list[tuple[Record, DeliveryError]] = []
-    tries = _tries(before, releases, refused)
-    for each in tries:
-        record, fault = _go_back_to(each, releases, local, server)
-        if type(fault) is not ReloadRefused:
-            # it is served, or the fault is not the release's
-            break
-        refusals.append((record, fault))
-    else:
-        # a server that serves none of them has said nothing about any
-        refusals.clear()
-        if len(tries) > 1:
-            record, fault = _go_back_to(before, releases, local, server)
-    too = "".join(f"{refusal}; " for _, refusal in refusals)
-    if fault is not None:
-        return f"{too}rolled back to {record.release}, which is not confirmed either: {fault}"
-    for one, refusal in refusals:
-        with suppress(PublicationFailed):
-            releases.remember(one, refused=str(refusal))
-    return f"{too}rolled back to {record.release}, which the server serves"
-
-
-def _tries(before: Record, releases: Releases, refused: Record) -> list[Record]:
-    """Give what to go back to, in turn: what was live, and as long as none was ever proved, what was before it."""
-    tries = [before]
-    for record in releases.history():
-        if tries[-1].confirmed:
-            break
-        given_up = record.refused or record.withdrawn
-        if record.published and not given_up and record.release not in {before.release, refused.release}:
-            tries.append(record)
-    return tries
-
-
-def _go_back_to(
-    record: Record, releases: Releases, local: Local, server: ModelServer | None
-) -> tuple[Record, DeliveryError | None]:
-    """Make an earlier release live again whatever the server says, and give what keeps it from being proved."""
-    try:
-        mtime_ns = _stamp(releases, record, timestamp.next_after)
-    except PublicationFailed as fault:
-        earlier_ns = timestamp.read(releases.timestamp_file_of(record))
-        if earlier_ns is None:
-            raise
-        log.warning("%s; rolling back with its earlier time, which is another second as well", fault)
-        mtime_ns = earlier_ns
-    try:
-        mark = _mark(server)
-    except DeliveryError as fault:
-        return releases.publish(record, local.publish_mode, insist=True), fault
-    record = releases.publish(record, local.publish_mode, insist=True)
-    try:
-        _prove(server, releases, record, mtime_ns, mark)
-    except DeliveryError as fault:
-        return record, fault
-    with suppress(PublicationFailed):
-        record = releases.remember(record, confirmed=_now(), refused=None)
-    return record, None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from airflow_serving_reload.delivery import filesystem, release
+from airflow_serving_reload.delivery import filesystem
 from airflow_serving_reload.delivery.errors import PublicationFailed, Refused
 from airflow_serving_reload.delivery.release import PublishMode, Record, Releases
 
@@ -584,7 +584,7 @@ def test_a_clock_that_is_set_back(mode: PublishMode, host: Host, monkeypatch: py
     """Which release came before which does not depend on a clock that goes backwards, or stands still."""
     write_model(host.model, "v0")
     for number, clock in enumerate(("2031-02-03", "2031-02-02", "1970-01-01", "1970-01-01", "2031-02-03"), start=1):
-        monkeypatch.setattr(release, "_clock", lambda clock=clock: f"{clock}T00:00:00.999999Z")
+        monkeypatch.setattr(f"{Record.__module__}.clock", lambda clock=clock: f"{clock}T00:00:00.999999Z")
         record = host.deliver(f"v{number}", mode)
         assert host.releases.history()[0] == host.releases.live() == record
         assert host.versions() == [f"v{earlier}" for earlier in range(number, -1, -1)]

@@ -22,7 +22,7 @@ MODULES = sorted(
 BESIDE_THE_WAY = {"errors", "filesystem", "requests_faults", "stopwatch", "streams"}
 """Modules that belong to no stage: every stage may use them, and they use none."""
 
-JOINING = {"fetch", "pipeline", "steps", "upload"}
+JOINING = {"fallback", "fetch", "pipeline", "proof", "steps", "upload"}
 """Modules that join stages."""
 
 EXCEPTIONS = {

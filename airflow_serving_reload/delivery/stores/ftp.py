@@ -7,23 +7,23 @@ import ftplib
 import re
 import socket
 import ssl
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
 from typing import TypeVar
 
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
-from airflow_serving_reload.delivery.stores.base import SECOND_NS, Entry, FileFacts, Opened, Store
+from airflow_serving_reload.delivery.stores.base import Entry, FileFacts, Opened, Store
+from airflow_serving_reload.delivery.stores.ftp_answers import (
+    Listed,
+    UnknownForm,
+    from_columns,
+    from_facts,
+    size_of,
+    time_of,
+    without_dots,
+)
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
-
-MINUTE_NS = 60 * SECOND_NS
-QUARTER_HOUR_NS = 15 * MINUTE_NS
-DAY_NS = 24 * 60 * MINUTE_NS
-
-FINEST_NS = 10_000_000
-"""Servers take times from file systems, whose clocks move in steps of up to this."""
 
 UNKNOWN = frozenset({"500", "502", "504"})
 """Replies to a command that the server does not know."""
@@ -114,7 +114,7 @@ class FtpStore(Store):
                 f"{doing}: a name, or an answer of the server, is none in the encoding of the connection; "
                 "set encoding in its extra to that of the server, and check its host"
             ) from None
-        except _UnknownForm as line:
+        except UnknownForm as line:
             raise Refused(
                 f"{doing}: the server lists in an unknown form ({line}); let it offer MLSD, or upload the model as one "
                 "archive"
@@ -138,7 +138,7 @@ class FtpStore(Store):
         client = self._answering()
         try:
             yield client
-        except (ftplib.error_temp, ftplib.error_perm, FileNotFoundError, IsADirectoryError, _UnknownForm):
+        except (ftplib.error_temp, ftplib.error_perm, FileNotFoundError, IsADirectoryError, UnknownForm):
             raise
         except BaseException:
             client.close()
@@ -232,8 +232,8 @@ class FtpStore(Store):
         return self._told_apart(client, path, lambda: self._facts(client, path))
 
     def _facts(self, client: ftplib.FTP, path: str) -> FileFacts:
-        size = _size(self._ask(client, "SIZE", path))
-        modified = _time(self._ask(client, "MDTM", path))
+        size = size_of(self._ask(client, "SIZE", path))
+        modified = time_of(self._ask(client, "MDTM", path))
         if size is not None and modified is not None:
             return FileFacts(size, *modified)
         listed = self._listed(client, path)
@@ -243,11 +243,11 @@ class FtpStore(Store):
             return FileFacts(listed.facts.size, *modified)
         return listed.facts if size is None else replace(listed.facts, size=size)
 
-    def _listed(self, client: ftplib.FTP, path: str) -> _Listed:
+    def _listed(self, client: ftplib.FTP, path: str) -> Listed:
         reply = self._ask(client, "MLST", path)
         if reply is not None:
             _, several, lines = reply.partition("\n")
-            return _from_facts(lines.partition("\n")[0].lstrip() if several else reply[4:])
+            return from_facts(lines.partition("\n")[0].lstrip() if several else reply[4:])
         folder, _, name = path.rpartition("/")
         client.voidcmd(f"CWD {folder or '/'}")
         for listed in self._entries(client):
@@ -255,22 +255,21 @@ class FtpStore(Store):
                 return listed
         raise FileNotFoundError(path)
 
-    def _entries(self, client: ftplib.FTP) -> list[_Listed]:
+    def _entries(self, client: ftplib.FTP) -> list[Listed]:
         """List the folder that was entered, hidden names too."""
         if "MLSD" not in self._unknown:
             try:
-                return _named(_from_facts(line) for line in self._lines(client, "MLSD"))
+                return without_dots(from_facts(line) for line in self._lines(client, "MLSD"))
             except ftplib.error_perm as reply:
                 if _code(reply) not in UNKNOWN:
                     raise
                 self._unknown.add("MLSD")
-        with suppress(ftplib.error_perm, _UnknownForm):
-            lines = self._lines(client, "LIST -a")
-            listed = [_from_columns(line) for line in lines if not TOTAL.fullmatch(line)]
+        with suppress(ftplib.error_perm, UnknownForm):
+            listed = from_columns(self._lines(client, "LIST -a"))
             # a server without options takes this one for a name, and so does not list the folder itself
             if any(entry.name == "." for entry in listed):
-                return _named(iter(listed))
-        return _named(_from_columns(line) for line in self._lines(client, "LIST") if not TOTAL.fullmatch(line))
+                return without_dots(listed)
+        return without_dots(from_columns(self._lines(client, "LIST")))
 
     def _lines(self, client: ftplib.FTP, command: str) -> list[str]:
         with closing(_Incoming(client, client.transfercmd(command))) as listing:
@@ -336,7 +335,7 @@ class FtpStore(Store):
         with self._client() as client:
             self._make_folder(client, path.rpartition("/")[0])
             sent = self._send(client, path, source)
-            size = _size(self._ask(client, "SIZE", path))
+            size = size_of(self._ask(client, "SIZE", path))
             if size not in (None, sent):
                 raise EOFError(f"the server has {size} of {sent} bytes")
 
@@ -392,10 +391,6 @@ class FtpStore(Store):
 
 class _TurnedAway(ftplib.error_perm):
     """The server refused the connection or the login."""
-
-
-class _UnknownForm(Exception):
-    """A line of a listing cannot be read."""
 
 
 class _Incoming:
@@ -478,146 +473,3 @@ def _network_fault(error: OSError, doing: str) -> DeliveryError:
     if isinstance(error, BROKEN_TLS):
         return StoreUnreachable(f"{doing}: TLS broke off ({error}); try again")
     return Refused(f"{doing}: TLS was refused ({error}); check the server's certificate, and verify in the extra")
-
-
-# what servers tell
-
-
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    """One line of a listing.
-
-    :param is_folder: None if it may be a link to either.
-    """
-
-    name: str
-    is_folder: bool | None
-    facts: FileFacts
-
-
-def _named(listed: Iterator[_Listed]) -> list[_Listed]:
-    """Leave out the folder itself and the one above."""
-    return [entry for entry in listed if entry.name not in (".", "..")]
-
-
-def _size(reply: str | None) -> int | None:
-    told = re.fullmatch(r"213 +(\d+)\s*", reply or "", re.ASCII)
-    return int(told[1]) if told else None
-
-
-def _time(reply: str | None) -> tuple[int, int] | None:
-    """Read an answer to MDTM: nanoseconds since the epoch, and the step in which the server counts them."""
-    return _moment(reply[4:]) if reply and reply.startswith("213 ") else None
-
-
-def _moment(told: str) -> tuple[int, int] | None:
-    parts = re.fullmatch(r"(\d{14})(?:\.(\d{1,9})\d*)?", told.strip(), re.ASCII)
-    if parts is None:
-        return None
-    try:
-        moment = datetime.strptime(parts[1], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
-    except ValueError:
-        return None
-    digits = parts[2] or ""
-    fraction = int(digits.ljust(9, "0"))
-    # a fraction of nothing but zeros may well be all that the server ever tells
-    resolution_ns = max(10 ** (9 - len(digits)), FINEST_NS) if fraction else SECOND_NS
-    return int(moment.timestamp()) * SECOND_NS + fraction, resolution_ns
-
-
-def _from_facts(line: str) -> _Listed:
-    """Read a line of MLSD or MLST."""
-    told, _, name = line.partition(" ")
-    facts = {key.lower(): value for key, _, value in (fact.partition("=") for fact in told.split(";"))}
-    kind = facts.get("type", "").lower()
-    if kind in ("cdir", "pdir"):
-        name = "."
-    mtime_ns, resolution_ns = _moment(facts.get("modify", "")) or (None, SECOND_NS)
-    size = facts.get("size", "")
-    return _Listed(
-        name,
-        {"dir": True, "cdir": True, "pdir": True, "file": False}.get(kind),
-        FileFacts(int(size) if size.isdecimal() else None, mtime_ns, resolution_ns),
-    )
-
-
-TOTAL = re.compile(r"total \d+\s*", re.ASCII)
-
-MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-UNIX_LINE = re.compile(
-    rf"(?P<kind>[a-zA-Z-])[-a-zA-Z]{{9}}\S*\s.*?(?P<size>\d+)\s+(?P<month>{'|'.join(MONTHS)})\s+(?P<day>\d{{1,2}})\s+"
-    r"(?:(?P<year>\d{4})|(?P<hour>\d{1,2}):(?P<minute>\d\d)) (?P<name>.+)",
-    re.ASCII | re.DOTALL,
-)
-
-DOS_LINE = re.compile(
-    r"(?P<month>\d\d)-(?P<day>\d\d)-(?P<year>\d{4}|\d\d)\s+(?P<hour>\d\d):(?P<minute>\d\d)(?P<half>[AP]M)?\s+"
-    r"(?:<(?P<kind>[A-Z]+)>(?: {10}|\s+)|(?P<size>\d+) )(?P<name>.+)",
-    re.ASCII | re.DOTALL,
-)
-
-
-def _from_columns(line: str) -> _Listed:
-    """Read a line of LIST, as servers of Unix or of Windows write it."""
-    try:
-        if unix := UNIX_LINE.fullmatch(line):
-            return _from_unix(unix)
-        if dos := DOS_LINE.fullmatch(line):
-            return _from_dos(dos)
-    except ValueError:
-        pass  # no such date
-    raise _UnknownForm(repr(line))
-
-
-def _from_unix(told: re.Match[str]) -> _Listed:
-    name, is_link = told["name"], told["kind"] == "l"
-    if is_link:
-        name = name.partition(" -> ")[0]
-    # the size is the link's own
-    size = None if is_link else int(told["size"])
-    month, day = MONTHS.index(told["month"]) + 1, int(told["day"])
-    if told["year"]:
-        of_day = datetime(int(told["year"]), month, day, tzinfo=UTC)
-        facts = FileFacts(size, int(of_day.timestamp()) * SECOND_NS, DAY_NS)
-    else:
-        facts = _of_minute(size, _last_year_with(month, day, int(told["hour"]), int(told["minute"])))
-    return _Listed(name, None if is_link else told["kind"] == "d", facts)
-
-
-def _from_dos(told: re.Match[str]) -> _Listed:
-    year = told["year"] if len(told["year"]) == len("YYYY") else f"20{told['year']}"
-    hour = int(told["hour"])
-    if told["half"]:
-        hour = hour % 12 + (12 if told["half"] == "PM" else 0)
-    moment = datetime(int(year), int(told["month"]), int(told["day"]), hour, int(told["minute"]), tzinfo=UTC)
-    facts = _of_minute(int(told["size"]) if told["size"] else None, moment)
-    return _Listed(told["name"], {None: False, "DIR": True}.get(told["kind"]), facts)
-
-
-def _last_year_with(month: int, day: int, hour: int, minute: int) -> datetime:
-    """Supply the year that a listing leaves out: the last one in which this moment is not in the future.
-
-    Up to a day in the future is none, since the server's time zone is not known.
-
-    :raises ValueError: there is no such moment.
-    """
-    tomorrow = datetime.now(UTC) + timedelta(days=1)
-    for year in range(tomorrow.year, tomorrow.year - 9, -1):  # the 29th of February may be eight years ago
-        with suppress(ValueError):
-            moment = datetime(year, month, day, hour, minute, tzinfo=UTC)
-            if moment <= tomorrow:
-                return moment
-    raise ValueError
-
-
-def _of_minute(size: int | None, moment: datetime) -> FileFacts:
-    """Give the facts of a file of which only the minute is known, in a time zone that is not.
-
-    Zones differ by quarters of an hour, so whatever the zone is, a file whose age is some quarters of an hour may be
-    brand-new: the time of observation is chosen as if it were.
-    """
-    mtime_ns = int(moment.timestamp()) * SECOND_NS
-    # a little may be in the future, since the clocks may differ a little
-    age_ns = (time.time_ns() - mtime_ns + QUARTER_HOUR_NS // 2) % QUARTER_HOUR_NS - QUARTER_HOUR_NS // 2
-    return FileFacts(size, mtime_ns, MINUTE_NS, observed_ns=mtime_ns + age_ns)

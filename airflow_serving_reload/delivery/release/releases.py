@@ -1,4 +1,4 @@
-"""Releases: complete models on the serving host, made live by one rename, kept to roll back to.
+"""All releases of one model on this host, staged, published, pruned and found.
 
 Under the folder of a model named `model`::
 
@@ -23,17 +23,17 @@ import glob
 import hashlib
 import logging
 import os
-import re
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from airflow_serving_reload.delivery import filesystem
 from airflow_serving_reload.delivery.errors import PublicationFailed, Refused, is_transient
+from airflow_serving_reload.delivery.release.in_place import InPlace
+from airflow_serving_reload.delivery.release.record import Record, Records, clock
 
 log = logging.getLogger(__name__)
 
@@ -42,51 +42,6 @@ PublishMode = Literal["auto", "symlink", "in_place"]
 
 FEWEST_KEPT = 2
 """Releases that always stay: the live one and the one to roll back to."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What is remembered about a release, beside it.
-
-    :param release: its name.
-    :param origin: `delivered`, or `adopted` for the model that was there before the first delivery.
-    :param created: when it was complete on this host, as ISO 8601 in UTC.
-    :param donefile: the donefile version that announced it, as `DonefileVersion.to_dict` gives it.
-    :param source: where it was fetched from.
-    :param unpacked_filename: the folder inside the archive that it was; None if it was no archive, or nobody knows.
-    :param sha256: digest of what was fetched.
-    :param total_bytes: bytes of its files.
-    :param files: number of its files.
-    :param run: what delivered it, for example Dag and run.
-    :param published: when it last became the live one.
-    :param confirmed: when the server was last proved to serve it.
-    :param refused: why the server did not serve it.
-    :param withdrawn: why somebody rolled back from it; its donefile is not delivered again unless forced.
-    """
-
-    release: str
-    origin: str
-    created: str
-    donefile: Mapping[str, Any] | None = None
-    source: str | None = None
-    unpacked_filename: str | None = None
-    sha256: str | None = None
-    total_bytes: int | None = None
-    files: int | None = None
-    run: Mapping[str, Any] = field(default_factory=dict)
-    published: str | None = None
-    confirmed: str | None = None
-    refused: str | None = None
-    withdrawn: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the record as a dict of plain values."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` gave; keys that are not known are ignored."""
-        return cls(**{name: value for name, value in values.items() if name in cls.__slots__})
 
 
 class Releases:
@@ -102,7 +57,8 @@ class Releases:
         self.model = local_path / _relative("local_model_name", local_model_name)
         self._timestamp_name = _relative("local_timestamp_file", timestamp_name)
         self._folder = self.model.parent / f".{self.model.name}.releases"
-        self._state = self._folder / ".in_place.json"
+        self._records = Records(self._folder)
+        self._in_place = InPlace(self.model, self._folder / ".in_place.json", self._timestamp_name)
 
     @property
     def timestamp_file(self) -> Path:
@@ -198,9 +154,7 @@ class Releases:
             filesystem.sync_filesystem(staged)
         # A record without its folder is what others would mend.
         with self.publishing(), self._publication(doing):
-            moment = self._now()
-            record = Record(release=_name_at(moment, version), origin="delivered", created=moment, **facts)
-            self._write(record)
+            record = self._records.write(self._records.new("delivered", version, **facts))
             if manifest:
                 manifest.rename(self._manifest(record))
             staged.rename(self.path(record))
@@ -212,7 +166,7 @@ class Releases:
         with self.publishing(), self._publication(f"giving {record.release} back to {staged}"):
             if self.find(record.release).published is None:
                 self.path(record).rename(staged)
-                (self._folder / f"{record.release}.json").unlink()
+                self._records.remove(record)
 
     def path(self, record: Record) -> Path:
         """Give the folder of a release."""
@@ -227,22 +181,27 @@ class Releases:
         :raises PublicationFailed: the host did not let it.
         """
         try:
-            return self._write(record, **changes)
+            return self._records.write(record, **changes)
         except OSError as error:
             raise PublicationFailed(
                 f"writing the record of {record.release} in {self._folder}: {error.strerror}; "
                 "check space and permissions, then run it again"
             ) from error
 
-    def _write(self, record: Record, **changes: Any) -> Record:
-        changed = replace(record, **changes)
-        filesystem.replace_json(self._folder / f"{record.release}.json", changed.to_dict())
-        return changed
+    def accept(self, record: Record, *, proved: bool) -> Record:
+        """Write down that a published release is to be the live one, with nothing held against it any more.
+
+        :param proved: whether the server was proved to serve it; where there is none, nobody says.
+        :raises PublicationFailed: the host did not let it.
+        """
+        return self.remember(record, confirmed=clock() if proved else None, refused=None, withdrawn=None)
 
     def history(self) -> list[Record]:
-        """Give the records of all complete releases, the one published last first."""
-        records = [_read_record(file) for file in self._folder.glob("[!.]*.json") if file.with_suffix("").is_dir()]
-        return sorted(records, key=lambda record: (record.published or "", record.created), reverse=True)
+        """Give the records of all complete releases, the one published last first.
+
+        :raises Refused: one of them cannot be read.
+        """
+        return self._records.history()
 
     def live(self) -> Record | None:
         """Give the record of the live release; None if nothing was ever published here.
@@ -252,7 +211,7 @@ class Releases:
         if not self.model.is_symlink():
             if self.model.exists() and not self.model.is_dir():
                 raise Refused(f"looking at {self.model}: it is a file, no folder; remove it, or check local_model_name")
-            name = self._in_place().get("live")
+            name = self._in_place.live()
         else:
             target = self.model.readlink()
             name = target.name
@@ -279,8 +238,7 @@ class Releases:
         """Give the release to roll back to: the last one published before the live one that nobody gave up."""
         live = self.live()
         for record in self.history():
-            given_up = record.refused or record.withdrawn
-            if record.published and not given_up and (live is None or record.release != live.release):
+            if record.published and not record.given_up and (live is None or record.release != live.release):
                 return record
         return None
 
@@ -301,7 +259,7 @@ class Releases:
             undo = self._lead_link_to(record) if by_link else self._change_in_place(record)
             try:
                 filesystem.sync_folder(self.model.parent)
-                return self._write(record, published=self._now(), confirmed=None)
+                return self._records.write(record, published=self._records.next_moment(), confirmed=None)
             except BaseException as error:
                 if not insist:
                     # a task that is told to end now leaves what was live as well
@@ -323,19 +281,13 @@ class Releases:
                 self.path(record).rename(doomed)
                 filesystem.remove_tree(doomed)
                 self._manifest(record).unlink(missing_ok=True)
-                (self._folder / f"{record.release}.json").unlink()
+                self._records.remove(record)
             except OSError as error:
                 log.warning("the old release %s could not be removed: %s", record.release, error)
 
-    def _now(self) -> str:
-        """Give the time, or the next after the newest on record if the clock was set back: times tell the order."""
-        moments = [moment for record in self.history() for moment in (record.created, record.published) if moment]
-        newest, now = max(moments, default=""), _clock()
-        return now if now > newest else _written(datetime.fromisoformat(newest) + timedelta(microseconds=1))
-
     def _adopted(self) -> Record:
-        moment = self._now()
-        return Record(release=_name_at(moment, "adopted"), origin="adopted", created=moment, published=moment)
+        record = self._records.new("adopted", "adopted")
+        return replace(record, published=record.created)
 
     def _links(self, mode: PublishMode) -> bool:
         """Whether the live release is to be a link, after bringing the model's place into that state."""
@@ -346,7 +298,7 @@ class Releases:
         if self.model.is_symlink() or not self.model.exists():
             self.live()  # refuses a link that is not ours
             return True
-        if mode == "auto" and (self._state.exists() or self.model.is_mount()):
+        if mode == "auto" and (self._in_place.is_used() or self.model.is_mount()):
             return False
         try:
             self._adopt()
@@ -370,31 +322,25 @@ class Releases:
         record = self._adopted()
         link = self.path(record)
         link.symlink_to(f"{self._folder.name}/{record.release}")
-        self._write(record)
+        self._records.write(record)
         try:
             filesystem.exchange(self.model, link)
         except OSError:
-            (self._folder / f"{record.release}.json").unlink()
+            self._records.remove(record)
             link.unlink()
             raise
         log.info("took the model found at %s in as the release %s", self.model, record.release)
-
-    def _in_place(self) -> dict[str, Any]:
-        return filesystem.read_json(self._state) if self._state.exists() else {}
 
     def _change_in_place(self, record: Record) -> Callable[[], None]:
         """Make a release live, and give what takes that back."""
 
         def undo() -> None:
-            filesystem.replace_json(self._state, unfinished)
+            self._in_place.begin(record.release, instead_of=live)
             self._recover()
 
         try:
-            live = self._in_place().get("live") or self._copy_as_release()
-            unfinished = {"live": live, "publishing": record.release}
-            filesystem.replace_json(self._state, unfinished)
-            self._copy_into_place(self.path(record))
-            filesystem.replace_json(self._state, {"live": record.release})
+            live = self._in_place.live() or self._copy_as_release()
+            self._in_place.publish(self.path(record), instead_of=live)
         except BaseException:
             self._recover()
             raise
@@ -402,50 +348,13 @@ class Releases:
 
     def _copy_as_release(self) -> str | None:
         """Keep what is in the model's place as a release; None if nothing is."""
-        if not self.model.exists():
-            self.model.mkdir(parents=True)
-        files = _files(self.model)
-        if not files:
-            return None
         record = self._adopted()
         copy = self._folder / f".removing-{record.release}"
-        copy.mkdir()
-        for relative in files:
-            filesystem.replace_with_copy(self.model / relative, copy / relative)
-        self._write(record)
+        if not self._in_place.copy_to(copy):
+            return None
+        self._records.write(record)
         copy.rename(self.path(record))
         return record.release
-
-    def _copy_into_place(self, release: Path) -> None:
-        """Rename the release's files into the model's folder one by one, the timestamp file last."""
-        wanted = sorted(_files(release), key=lambda relative: relative == self._timestamp_name)
-        for relative in wanted[:-1]:
-            self._put_in_place(release, relative)
-        self._keep_in_place(wanted)
-        for relative in wanted[-1:]:
-            self._put_in_place(release, relative)
-        filesystem.sync_filesystem(self.model)
-
-    def _put_in_place(self, release: Path, relative: Path) -> None:
-        """Put one file into the model's folder, where something of another kind may be in its way."""
-        place = self.model / relative
-        for parent in (self.model / parent for parent in relative.parents[:-1]):
-            if parent.is_symlink() or parent.is_file():
-                parent.unlink()
-        if place.is_dir() and not place.is_symlink():
-            filesystem.remove_tree(place)
-        filesystem.replace_with_copy(release / relative, place)
-
-    def _keep_in_place(self, wanted: Collection[Path]) -> None:
-        """Remove all other files from the model's folder, and the folders that are empty then."""
-        for relative in set(_files(self.model)) - set(wanted):
-            (self.model / relative).unlink()
-        needed = {parent for relative in wanted for parent in relative.parents}
-        for parent, folders, _ in os.walk(self.model, topdown=False):
-            for folder in (Path(parent, name) for name in folders):
-                if folder.relative_to(self.model) not in needed and not folder.is_symlink():
-                    with suppress(OSError):  # something was put there meanwhile
-                        folder.rmdir()
 
     def _recover(self) -> None:
         """Mend what a process that was killed left: nothing that is live, or could be rolled back to, is touched."""
@@ -462,18 +371,10 @@ class Releases:
             for file in (*self._folder.glob("[!.]*.json"), *self._folder.glob("[!.]*.files")):
                 if file.is_file() and not file.with_suffix("").is_dir():
                     file.unlink()
-            state = self._in_place()
-            if "publishing" in state:
-                live = state["live"]
-                log.warning("restoring %s in %s after an unfinished publication", live or "nothing", self.model)
-                if live:
-                    self._copy_into_place(self._folder / live)
-                else:
-                    self._keep_in_place(())
-                filesystem.replace_json(self._state, {"live": live})
+            self._in_place.restore(self._folder)
             record = self.live()
             if record and not record.published:
-                self._write(record, published=self._now())
+                self._records.write(record, published=self._records.next_moment())
 
     @contextmanager
     def _publication(self, doing: str) -> Iterator[None]:
@@ -486,15 +387,6 @@ class Releases:
             ) from error
 
 
-def _read_record(file: Path) -> Record:
-    try:
-        return Record.from_dict(filesystem.read_json(file))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise Refused(
-            f"reading the record {file}: it is none ({error}); remove it, after which nobody knows of its release"
-        ) from error
-
-
 def models_in(local_path: Path) -> list[str]:
     """Give the names of the models in a folder that have releases."""
     return sorted(folder.name[1 : -len(".releases")] for folder in local_path.glob(".*.releases") if folder.is_dir())
@@ -505,26 +397,3 @@ def _relative(option: str, value: str) -> Path:
     if path.is_absolute() or not path.parts or ".." in path.parts or "\0" in value:
         raise Refused(f"using {option} {value!r}: it must be a name, or a relative path without '..'")
     return path
-
-
-def _files(folder: Path) -> list[Path]:
-    """Give the paths, relative to the folder, of all files and links in it."""
-    return sorted(
-        Path(parent, name).relative_to(folder)
-        for parent, folders, files in os.walk(folder)
-        for name in [*files, *(name for name in folders if Path(parent, name).is_symlink())]
-    )
-
-
-def _clock() -> str:
-    return _written(datetime.now(UTC))
-
-
-def _written(moment: datetime) -> str:
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _name_at(moment: str, version: object) -> str:
-    compact = re.sub(r"[-:]", "", moment)
-    hint = re.sub(r"[^A-Za-z0-9._-]+", "-", str(version))[:40].strip(".-") if version else ""
-    return f"{compact}-{hint}" if hint else compact
