@@ -17,8 +17,9 @@ from airflow_serving_reload.delivery import archive, manifest, pipeline, timesta
 from airflow_serving_reload.delivery.donefile import DonefileVersion
 from airflow_serving_reload.delivery.errors import Corrupt, DeliveryError, Refused
 from airflow_serving_reload.delivery.fetch import FETCHES_AT_MOST, changed_too_often, check, settled
-from airflow_serving_reload.delivery.filesystem import read_json, remove_tree, replace_json
+from airflow_serving_reload.delivery.filesystem import read_json, remove_tree, replace_json, sync_filesystem
 from airflow_serving_reload.delivery.manifest import Manifest, Memory
+from airflow_serving_reload.delivery.release import Record, Releases
 from airflow_serving_reload.delivery.stores.base import Store, child
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def download(store: Store, path: str, model: str, folder: Path, *, announced: Do
     remove_tree(target)
     came.rename(target)
     manifest.discard(arriving)
-    _note(
+    _leave(
         target,
         _Origin(
             donefile=announced.to_dict() if announced else None,
@@ -115,36 +116,45 @@ def unpack(packed: Path, unpacked_filename: str, limits: archive.Limits = archiv
     with packed.open("rb") as file:
         archive.unpack(file, folder, name=str(packed), limits=limits)
     model = archive.find_folder(folder, unpacked_filename, packed.name)
-    _note(model, _origin(packed))
+    _leave(model, _origin(packed))
     return model
 
 
 def publish(unpacked: Path, local: pipeline.Local, *, run: Mapping[str, Any] | None = None) -> pipeline.Outcome:
     """Make an unpacked model the live release, without asking for a reload.
 
+    Where there is no such folder since an earlier try of the same run has moved it, what that made of it is published.
+
     :param unpacked: folder of the model, on the file system of `local.path`; it is moved.
-    :param run: who publishes, for the record.
+    :param run: who publishes, for the record; by that a try knows those before it.
     :raises DeliveryError: it could not be published; what was live is live.
     """
-    if not unpacked.is_dir():
-        raise Refused(
-            f"publishing {unpacked}: there is no such folder on this host; download and unpack it first, "
-            "on the same host"
-        )
-    origin = _origin(unpacked)
     releases = local.releases()
     with releases.delivering():
-        version = (origin.donefile or {}).get("content", {}).get("version")
-        record = releases.admit(unpacked, version=version, run=dict(run or {}), **origin.to_dict())
+        record = _taken_in(unpacked, releases, dict(run or {}))
         try:
             outcome = pipeline.publish_only(releases, record, local)
         except BaseException:
-            # else a retry would find nothing to publish
+            # else a retry without a run would find nothing to publish
             with suppress(DeliveryError):
                 releases.give_back(record, unpacked)
             raise
         remove_tree(_note_of(unpacked))
         return outcome
+
+
+def _taken_in(unpacked: Path, releases: Releases, run: Mapping[str, Any]) -> Record:
+    if unpacked.is_dir():
+        origin = _origin(unpacked)
+        version = (origin.donefile or {}).get("content", {}).get("version")
+        return releases.admit(unpacked, version=version, run=run, **origin.to_dict())
+    for record in releases.history() if run else ():
+        if record.run == run and not record.given_up:
+            log.info("publishing %s, which an earlier try has taken in", record.release)
+            return record
+    raise Refused(
+        f"publishing {unpacked}: there is no such folder on this host; download and unpack it first, on the same host"
+    )
 
 
 def touch(local: pipeline.Local) -> int:
@@ -164,9 +174,12 @@ def _note_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.origin.json")
 
 
-def _note(path: Path, origin: _Origin) -> None:
-    remove_tree(_note_of(path))
-    replace_json(_note_of(path), origin.to_dict())
+def _leave(path: Path, origin: _Origin) -> None:
+    """Note where a model came from, and have it survive a power cut before the next step relies on it."""
+    with transfer.saving(path):
+        remove_tree(_note_of(path))
+        replace_json(_note_of(path), origin.to_dict())
+        sync_filesystem(path)
 
 
 def _origin(path: Path) -> _Origin:

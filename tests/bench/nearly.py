@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -22,7 +24,7 @@ from airflow_serving_reload.demo.processes import Processes
 from tests.bench.figures import save, show
 from tests.bench.measuring import MIB, MODEL, UNPACKED, Workplace, returned
 from tests.contract.nginx import Nginx
-from tests.delivery.models import AN_HOUR_NS, SECOND_NS, set_time
+from tests.delivery.models import AN_HOUR_NS, SECOND_NS, digest_of_file, digest_of_files, digest_of_folder, set_time
 from tests.stores import Servers, Way, over_webhdfs
 
 ENDINGS = (".tar", ".tar.gz")
@@ -105,7 +107,10 @@ class NginxSource(Source):
             set_time(folder / name, ahead_ns=self._trained * 120 * SECOND_NS - AN_HOUR_NS)
         if self._ending:
             _pack(folder, self._models / MODEL, self._ending)
-        (self._models / "donefile").write_text(os.urandom(8).hex())
+            digest = digest_of_file(self._models / MODEL)
+        else:
+            digest = digest_of_folder(folder)
+        (self._models / "donefile").write_text(_promise(digest))
         set_time(self._models / "donefile", ahead_ns=-AN_HOUR_NS)
 
     def fetched(self, place: Workplace) -> int:
@@ -123,18 +128,27 @@ class WebHdfsSource(Source):
         self.arguments = {"remote_model_name": FOLDER, "unpacked_filename": None}
         self.way = way
         self._client = servers.hdfs.administrator
+        self._digests: dict[str, str] = {}
 
     def train(self, size: Size, which: str) -> None:
         """Write what changes for a round, and announce it."""
         for name in size.names(which):
-            self._client.write(f"{self.way.remote_path}/{FOLDER}/{name}", size.data(), overwrite=True)
-        self._client.write(f"{self.way.remote_path}/donefile", os.urandom(8).hex().encode(), overwrite=True)
+            data = size.data()
+            self._digests[name] = hashlib.sha256(data).hexdigest()
+            self._client.write(f"{self.way.remote_path}/{FOLDER}/{name}", data, overwrite=True)
+        promise = _promise(digest_of_files(self._digests))
+        self._client.write(f"{self.way.remote_path}/donefile", promise.encode(), overwrite=True)
 
     def fetched(self, place: Workplace) -> int:
         """Give how many bytes the last task said that it fetched."""
         log = (place.folder / "task.log").read_text()
         here, total = map(int, re.findall(r"(\d+) of (\d+) bytes were here already", log)[-1])
         return total - here
+
+
+def _promise(digest: str) -> str:
+    """Write a donefile as `UploadModelOperator` does, without which nothing of a folder is taken from here."""
+    return json.dumps({"version": os.urandom(8).hex(), "sha256": digest})
 
 
 def _pack(folder: Path, path: Path, ending: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,21 @@ def set_time(file: Path, *, ahead_ns: int) -> int:
     return file.stat().st_mtime_ns
 
 
+def digest_of_file(file: Path) -> str:
+    """Give the digest of an archive, as a donefile promises it."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def digest_of_folder(folder: Path) -> str:
     """Give the digest of a folder model, as a donefile promises it."""
-    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    listing = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return digest_of_files({file.relative_to(folder).as_posix(): digest_of_file(file) for file in files})
+
+
+def digest_of_files(digests: Mapping[str, str]) -> str:
+    """Give the digest of a folder model whose files have these."""
+    listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
     return hashlib.sha256(listing.encode()).hexdigest()
 
 

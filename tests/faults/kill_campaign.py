@@ -7,9 +7,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from airflow_serving_reload.delivery import steps
 from airflow_serving_reload.delivery.errors import ReloadRefused
+from airflow_serving_reload.delivery.filesystem import replace_file
 from airflow_serving_reload.delivery.pipeline import deliver, roll_back
 from airflow_serving_reload.delivery.release import PublishMode
 from tests.delivery.models import AN_HOUR_NS, TIMESTAMP, Host, Training, set_time, version_in
@@ -135,6 +138,27 @@ def roll_the_old_back(place: Place) -> None:
     roll_back(place.host.local, None, place.host.serve(), "a test")
 
 
+def deliver_in_steps(place: Place) -> None:
+    """Deliver by the four steps, of which those that came to their end are not repeated, as Airflow has it."""
+    results = place.folder / "results"
+    results.mkdir(exist_ok=True)
+
+    def done(name: str, step: Callable[[], object]) -> Path:
+        result = results / name
+        if not result.exists():
+            replace_file(result, str(step()))
+        return Path(result.read_text())
+
+    host, remote = place.host, place.training.remote
+    folder, announced = place.folder / "downloaded", remote.look()
+    folder.mkdir(exist_ok=True)
+    download = partial(steps.download, remote.store, remote.path, remote.model, folder, announced=announced)
+    packed = done("downloaded", download)
+    unpacked = done("unpacked", lambda: steps.unpack(packed, MODEL))
+    done("published", lambda: steps.publish(unpacked, host.local, run={"run_id": "a test"}))
+    done("touched", lambda: steps.touch(host.local))
+
+
 @dataclass(frozen=True)
 class Scenario:
     """Something that is killed.
@@ -145,6 +169,7 @@ class Scenario:
     :param after: the version that may be seen from then on.
     :param lasting: the version that stays.
     :param copied: whether a copy of a prepared place is as good as one that is prepared itself.
+    :param retried: whether it has to come to its end when it is done again.
     """
 
     prepare: Callable[[Place], None]
@@ -155,6 +180,7 @@ class Scenario:
     mode: PublishMode = "auto"
     packed: bool = True
     copied: bool = True
+    retried: bool = False
 
     @property
     def whole(self) -> frozenset[str]:
@@ -167,6 +193,8 @@ SCENARIOS = {
     "adoption of a folder": Scenario(by_hand, deliver_the_new),
     "change of the link": Scenario(delivered, deliver_the_new),
     "a folder model": Scenario(delivered, deliver_the_new, packed=False),
+    "step by step": Scenario(delivered, deliver_in_steps, retried=True),
+    "step by step in place": Scenario(delivered, deliver_in_steps, mode="in_place", retried=True),
     "the same again": Scenario(the_same_again, deliver_what_is_here, after="old", lasting="old"),
     "the same folder again": Scenario(
         the_same_again, deliver_what_is_here, after="old", lasting="old", packed=False, copied=False
@@ -241,6 +269,10 @@ def faults_left(scenario: Scenario, place: Place, whole: Collection[str]) -> Ite
                 pass
         if (found := place.live()) not in whole:
             yield f"{found} was live"
+        if scenario.retried:
+            scenario.change(place)
+            if (found := place.live()) != scenario.lasting:
+                yield f"{found} is live after it was done again"
         place.training.upload("next")
         place.deliver()
         if place.live() != "next":

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from airflow.sdk import RetryAction
@@ -108,6 +109,22 @@ def test_publishing_is_tried_again(workplace, monkeypatch):
     published = publish.execute({})
     assert (published["changed"], workplace.live_weights()) == (True, "v1")
     assert published["sha256"]
+
+
+def test_publishing_is_tried_again_by_its_run(workplace):
+    """A task that publishes, and dies before Airflow knows that it did, comes to the same end when it is retried."""
+    context = {"ti": SimpleNamespace(dag_id="d", run_id="r", task_id="p")}
+    unpacked = workplace.serving / "unpacked"
+    unpacked.mkdir()
+    (unpacked / "weights").write_text("v1")
+    publish = PublishModelOperator(task_id="p", unpacked_path=str(unpacked), **workplace.local)
+    release = publish.execute(context)["release"]
+    assert publish.execute(context)["release"] == release
+    assert workplace.live_weights() == "v1"
+    RollbackModelOperator(task_id="r", **workplace.local).execute({})
+    with pytest.raises(Refused, match="unpack it first"):
+        publish.execute(context)
+    assert workplace.live_weights() == "initial"
 
 
 def test_a_file_of_somebody_else_beside_the_model(workplace):
