@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from airflow_serving_reload.demo.airflow_stack import AirflowClient, AirflowError, AirflowStack
+from airflow_serving_reload.demo.airflow_client import AirflowClient, AirflowError
+from airflow_serving_reload.demo.airflow_stack import AirflowStack
 from airflow_serving_reload.demo.host import MODEL, Answer, Reader, ServingHost
 from airflow_serving_reload.demo.processes import ProcessError
 

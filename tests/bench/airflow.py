@@ -20,7 +20,8 @@ import requests
 
 from airflow_serving_reload.delivery.stores.http import HttpStore
 from airflow_serving_reload.delivery.upload import upload
-from airflow_serving_reload.demo.airflow_stack import AirflowClient, AirflowStack, DagRun
+from airflow_serving_reload.demo.airflow_client import AirflowClient, DagRun
+from airflow_serving_reload.demo.airflow_stack import AirflowStack
 from airflow_serving_reload.demo.host import MODEL, Reader, ServingHost
 from airflow_serving_reload.demo.processes import Processes
 from tests.bench.figures import save, show

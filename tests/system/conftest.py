@@ -21,7 +21,8 @@ import requests
 from airflow_serving_reload.delivery.donefile import DonefileVersion
 from airflow_serving_reload.delivery.stores.http import HttpStore
 from airflow_serving_reload.delivery.upload import DonefileFormat, Uploaded, upload
-from airflow_serving_reload.demo.airflow_stack import AirflowClient, AirflowError, AirflowStack, AssetEvent, DagRun
+from airflow_serving_reload.demo.airflow_client import AirflowClient, AirflowError, AssetEvent, DagRun
+from airflow_serving_reload.demo.airflow_stack import AirflowStack
 from airflow_serving_reload.demo.host import TIMESTAMP_FILE, Answer, Reader, ServingHost
 from airflow_serving_reload.demo.processes import Processes
 from tests.contract.hadoop import Hdfs

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_serving_reload.demo.airflow_stack import AirflowError, AirflowStack
+from airflow_serving_reload.demo.airflow_client import AirflowError
+from airflow_serving_reload.demo.airflow_stack import AirflowStack
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("airflow")]
 

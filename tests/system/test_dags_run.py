@@ -20,7 +20,7 @@ import pytest
 
 from airflow_serving_reload.delivery.donefile import DonefileVersion
 from airflow_serving_reload.delivery.upload import DonefileFormat, Uploaded
-from airflow_serving_reload.demo.airflow_stack import AirflowError, TaskInstance
+from airflow_serving_reload.demo.airflow_client import AirflowError, TaskInstance
 from airflow_serving_reload.demo.host import Answer, Reader
 
 from .conftest import ARCHIVE, RELOAD, WATCHED, Model, System
