@@ -10,7 +10,7 @@ from airflow_serving_reload.delivery import listing as listing_module
 from airflow_serving_reload.delivery.donefile import version_of
 from airflow_serving_reload.delivery.listing import Evidence
 from airflow_serving_reload.delivery.stores.base import SECOND_NS, FileFacts
-from airflow_serving_reload.delivery.stores.http_rows import rows_of
+from airflow_serving_reload.delivery.stores.http_pages import rows_of
 
 MINUTE_NS = 60 * SECOND_NS
 MTIME_NS = 1_790_000_031 * SECOND_NS

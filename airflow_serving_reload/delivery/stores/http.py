@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from email.utils import formatdate
 from functools import cached_property
-from html.parser import HTMLParser
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 import requests
 from requests.auth import HTTPBasicAuth
@@ -20,7 +19,7 @@ from requests.structures import CaseInsensitiveDict
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.requests_faults import BUSY, faults_of_requests, without_credentials
 from airflow_serving_reload.delivery.stores.base import SECOND_NS, Entry, FileFacts, Opened, Store
-from airflow_serving_reload.delivery.stores.http_rows import rows_of
+from airflow_serving_reload.delivery.stores.http_pages import links_of, rows_of
 from airflow_serving_reload.delivery.stores.requests_answers import Body, expect_whole_heads, http_date, retry_after
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
 
@@ -197,7 +196,7 @@ class HttpStore(Store):
                     f"{doing}: the server sends the file {page} in place of the names of the others; "
                     "rename that file, or upload the model as one archive"
                 )
-            return _links(_page(response), urlsplit(response.url).path)
+            return links_of(_page(response), urlsplit(response.url).path)
 
     def _scan(self, folder: str) -> Mapping[str, FileFacts] | None:
         url = self._url(f"{folder.rstrip('/')}/")
@@ -367,43 +366,8 @@ def _first_byte(response: requests.Response) -> int:
     return int(told[1])
 
 
-class _Anchors(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.targets: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "a" and (target := dict(attrs).get("href")):
-            self.targets.append(target)
-
-
-def _links(page: str, folder_path: str) -> list[Entry]:
-    """Read the entries of a folder out of an autoindex page: the links that lead exactly one name down."""
-    anchors = _Anchors()
-    anchors.feed(page)
-    folder = [_unquoted(step) for step in folder_path.split("/")][:-1]
-    entries: dict[str, Entry] = {}
-    for target in anchors.targets:
-        parts = urlsplit(target)
-        if parts.scheme or parts.netloc or parts.query or parts.path.startswith("../") or parts.path == "..":
-            continue
-        # split before decoding: an encoded slash belongs to a name, which the store then refuses
-        steps = [_unquoted(step) for step in parts.path.removeprefix("./").split("/")]
-        if parts.path.startswith("/"):
-            if steps[: len(folder)] != folder:
-                continue
-            steps = steps[len(folder) :]
-        if steps[0] and steps[1:] in ([], [""]):
-            entries[steps[0]] = Entry(steps[0], is_folder=len(steps) > 1)
-    return list(entries.values())
-
-
 def _quoted(path: str) -> str:
     return quote(path, safe="/", errors="surrogateescape")
-
-
-def _unquoted(path: str) -> str:
-    return unquote(path, errors="surrogateescape")
 
 
 def _is_folder(url: str) -> bool:
