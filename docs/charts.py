@@ -42,6 +42,9 @@ def _delivery() -> None:
         seconds = [kind["synced"][who] for kind in kinds if who in kind["synced"]]
         bars = axes.barh(places, seconds, height=0.25, color=COLOURS[who], label=name)
         axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+        for place, kind in enumerate(kinds):
+            if who not in kind["synced"]:
+                axes.text(0, place + 0.27 * row, " cannot", va="center", fontsize=8, color=COLOURS[who])
     axes.set_yticks([place + 0.27 for place in range(len(kinds))], [kind["kind"].replace("`", "") for kind in kinds])
     axes.invert_yaxis()
     axes.set_xlabel("seconds from the changed donefile to the model on the disk (median)")
@@ -73,8 +76,9 @@ def _watchers() -> None:
     cpu.plot(counts, [case["cpu_percent"] for case in cases], "o-", color=COLOURS["ours"])
     _logarithmic(cpu, "donefiles in one folder", "% of a core, at rest", both=False)
     cpu.set_ylim(bottom=0)
-    for quantile, name, line in (("delay_median", "median", "o-"), ("delay_99", "99 %", "o--")):
-        delay.plot(counts, [case[quantile] for case in cases], line, color=COLOURS["ours"], label=name)
+    # of one moment each: no line, since nothing lies between
+    for quantile, name, mark in (("delay_median", "median", "o"), ("delay_99", "99 %", "^")):
+        delay.plot(counts, [case[quantile] for case in cases], mark, color=COLOURS["ours"], alpha=0.7, label=name)
     delay.axhline(figures["poke_interval"], color=COLOURS["curl"], linewidth=1, label="the interval of the looks")
     _logarithmic(delay, "donefiles in one folder", "seconds from change to event", both=False)
     delay.set_ylim(bottom=0)
