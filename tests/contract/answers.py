@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .bench import Address
+from .tcp import TcpServer
 
 LAST_MODIFIED = "Last-Modified: Sun, 13 Sep 2020 12:26:40 GMT"
 
@@ -19,8 +18,8 @@ def answer(status: str, *headers: str, body: bytes = b"") -> bytes:
 
 
 @dataclass
-class Answers:
-    """Answers the first connection with the first answer, and so on; the last answer goes on for ever.
+class Answers(TcpServer):
+    """Answers the first request with the first answer, and so on; the last answer goes on for ever.
 
     :param answers: what to send; each connection is closed behind it.
     :param stalling: keep connections open behind the answer, until the client has had enough.
@@ -28,33 +27,19 @@ class Answers:
 
     answers: Sequence[bytes]
     stalling: bool = False
-    address: Address = field(init=False)
     asked: list[str] = field(default_factory=list, init=False)
     """The heads of all requests, in order."""
+    _answering: threading.Lock = field(default_factory=threading.Lock, init=False)
+    """Held by the connection whose turn it is."""
 
-    @contextmanager
-    def running(self) -> Iterator[Answers]:
-        """Take connections until the end of the `with` block."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.address = Address("127.0.0.1", listener.getsockname()[1])
-            server = threading.Thread(target=self._serve, args=(listener,))
-            server.start()
-            try:
-                yield self
-            finally:
-                # closing alone does not wake up who waits in accept()
-                listener.shutdown(socket.SHUT_RDWR)
-                server.join()
-
-    def _serve(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            with suppress(OSError), client, client.makefile("rb") as requests:
-                head = b"".join(iter(requests.readline, b"\r\n"))
-                self.asked.append(head.decode("latin-1"))
-                client.sendall(self.answers[min(len(self.asked), len(self.answers)) - 1])
-                if self.stalling:
-                    requests.read()
+    def _serve(self, client: socket.socket) -> None:
+        with self._answering, client, client.makefile("rb") as requests:
+            head = b""
+            while (line := requests.readline()) != b"\r\n":
+                if not line:
+                    return
+                head += line
+            self.asked.append(head.decode("latin-1"))
+            client.sendall(self.answers[min(len(self.asked), len(self.answers)) - 1])
+            if self.stalling:
+                requests.read()

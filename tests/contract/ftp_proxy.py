@@ -43,19 +43,13 @@ class FtpCuttingProxy(CuttingProxy):
 
         :param control_port: the client's own port of the control connection.
         """
-        listener = socket.create_server(("127.0.0.1", 0))
-        self._ends.append(listener)
-        thread = threading.Thread(target=self._take_data, args=(self._sessions[control_port], listener, port))
-        self._threads.append(thread)
-        thread.start()
+        listener = self._listen()
+        self._begin(self._take_data, self._sessions[control_port], listener, port)
         return Address("127.0.0.1", listener.getsockname()[1])
 
     def _take_data(self, session: _Session, listener: socket.socket, port: int) -> None:
-        with suppress(OSError), listener:
-            client, _ = listener.accept()
-            server = socket.create_connection((self.upstream.host, port))
-            self._ends += [client, server]
-            self._forward_for(session, client, server)
+        with listener, self._own(listener.accept()[0]) as client:
+            self._forward_for(session, client, self._connect(self.upstream._replace(port=port)))
 
     def _forward(self, number: int, client: socket.socket, server: socket.socket) -> None:
         left = {True: self.cuts[number : number + 1], False: self.cuts_of_requests[number : number + 1]}
@@ -65,7 +59,7 @@ class FtpCuttingProxy(CuttingProxy):
 
     def _forward_for(self, session: _Session, client: socket.socket, server: socket.socket) -> None:
         session.ends += [client, server]
-        with suppress(OSError), client, server:
+        with client, server:
             while True:
                 for source in select.select([client, server], [], [])[0]:
                     with session.passing:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ftplib
 import socket
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from airflow_serving_reload.delivery.stores.ftp import FtpStore
 
-from .bench import PASSWORD, USER, Address
+from .bench import PASSWORD, USER
+from .tcp import TcpServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ POLITE: Script = {
 
 
 @dataclass
-class ScriptedFtp:
+class ScriptedFtp(TcpServer):
     """Follows a script.
 
     :param script: what it says beside the courtesies; `ELSE` to what is in neither, or else that it does not know it.
@@ -64,28 +63,9 @@ class ScriptedFtp:
 
     script: Script
     encoding: str = "utf-8"
-    address: Address = field(init=False)
     commands: list[str] = field(default_factory=list, init=False)
     """Everything that clients said, in order, logins aside."""
     _asked: dict[str, int] = field(default_factory=dict, init=False)
-    _ends: list[socket.socket] = field(default_factory=list, init=False)
-    _threads: list[threading.Thread] = field(default_factory=list, init=False)
-
-    @contextmanager
-    def running(self) -> Iterator[ScriptedFtp]:
-        """Take connections until the end of the `with` block."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.address = Address("127.0.0.1", listener.getsockname()[1])
-            self._start(self._accept, listener)
-            try:
-                yield self
-            finally:
-                # closing alone does not wake up who waits
-                for end in (listener, *self._ends):
-                    with suppress(OSError):
-                        end.shutdown(socket.SHUT_RDWR)
-                for thread in self._threads:
-                    thread.join()
 
     def store(self, timeout: float = 20, encoding: str = "utf-8") -> FtpStore:
         """Open a store on it, without pauses."""
@@ -108,22 +88,8 @@ class ScriptedFtp:
         """Give what clients said with these commands, in order."""
         return [line for line in self.commands if line.partition(" ")[0] in commands]
 
-    def _start(self, run: Callable[[socket.socket], None], end: socket.socket) -> None:
-        self._ends.append(end)
-        thread = threading.Thread(target=run, args=(end,))
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            self._start(self._serve, client)
-
     def _serve(self, control: socket.socket) -> None:
-        with suppress(OSError), control, control.makefile("rb") as lines:
+        with control, control.makefile("rb") as lines:
             if not self._say(control, self._step("WELCOME")):
                 return
             ports: list[socket.socket] = []
@@ -132,7 +98,7 @@ class ScriptedFtp:
                 if command not in ("USER", "PASS"):
                     self.commands.append(line)
                 if command == "PASV" and "PASV" not in self.script:
-                    ports = [socket.create_server(("127.0.0.1", 0))]
+                    ports = [self._listen()]
                     high, low = divmod(ports[0].getsockname()[1], 256)
                     step: Step = f"227 at (127,0,0,1,{high},{low})"
                 else:
@@ -155,8 +121,7 @@ class ScriptedFtp:
         if step in (SILENCE, HANG_UP):
             return step == SILENCE
         with ports[0] as listener:
-            data, _ = listener.accept()
-        self._ends.append(data)
+            data = self._own(listener.accept()[0])
         control.sendall(f"{step.begin}\r\n".encode(self.encoding))
         if step.takes is None:
             while data.recv(1 << 16):

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Self
 
 from .bench import Address
 from .hadoop import Hdfs
+from .tcp import TcpServer
 
 PIECE = 1 << 16
 
@@ -20,7 +22,7 @@ Translate = Callable[[bytes], bytes]
 
 
 @dataclass
-class Front:
+class Front(TcpServer):
     """Takes connections for both nodes, and tells which is for whom by how they begin.
 
     What the NameNode says of the DataNode's address is changed to the address by which the client came.
@@ -31,37 +33,21 @@ class Front:
 
     hdfs: Hdfs
     forget: bytes | None = None
-    address: Address = field(init=False)
     seen_as: Address = field(init=False)
     """By which address clients come, if there is a proxy before it."""
 
     @contextmanager
-    def running(self) -> Iterator[Front]:
+    def running(self) -> Iterator[Self]:
         """Take connections until the end of the `with` block."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.address = self.seen_as = Address("127.0.0.1", listener.getsockname()[1])
-            acceptor = threading.Thread(target=self._accept, args=(listener,))
-            acceptor.start()
-            try:
-                yield self
-            finally:
-                # closing alone does not wake up who waits in accept()
-                listener.shutdown(socket.SHUT_RDWR)
-                acceptor.join()
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+        with super().running():
+            self.seen_as = self.address
+            yield self
 
     def _serve(self, client: socket.socket) -> None:
-        with client, suppress(OSError):
+        with client:
             first = client.recv(PIECE, socket.MSG_PEEK)
             upstream, translate = self._choose(first)
-            with socket.create_connection(upstream) as server:
+            with self._connect(upstream) as server:
                 back = threading.Thread(target=_pump, args=(server, client, translate), daemon=True)
                 back.start()
                 _pump(client, server, self._forgetting)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import select
 import socket
 import struct
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from .bench import Address
+from .tcp import TcpServer
 
 PIECE = 1 << 16
 
 
 @dataclass
-class CuttingProxy:
+class CuttingProxy(TcpServer):
     """Forwards connections to a server, and cuts the first ones off.
 
     :param upstream: the server.
@@ -35,62 +35,19 @@ class CuttingProxy:
     reset: bool = False
     gone_after: int | None = None
     spared: int = 0
-    address: Address = field(init=False)
     answered: list[int] = field(default_factory=list, init=False)
     """Bytes that the server sent, by connection."""
     _taken: int = field(default=0, init=False)
-    _ends: list[socket.socket] = field(default_factory=list, init=False)
-    _threads: list[threading.Thread] = field(default_factory=list, init=False)
-    _taking: threading.Lock = field(default_factory=threading.Lock, init=False)
-    """Held while a connection is taken, so that each is either there to be dropped, or meets what was set before."""
-
-    @contextmanager
-    def running(self) -> Iterator[CuttingProxy]:
-        """Take connections until the end of the `with` block."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.address = Address("127.0.0.1", listener.getsockname()[1])
-            acceptor = threading.Thread(target=self._accept, args=(listener,))
-            acceptor.start()
-            try:
-                yield self
-            finally:
-                # closing alone does not wake up who waits in accept()
-                listener.shutdown(socket.SHUT_RDWR)
-                acceptor.join()
-                self.drop()
-
-    def drop(self) -> None:
-        """End all connections that there are, and wait until they have ended."""
-        with self._taking:
-            ends, threads = list(self._ends), list(self._threads)
-        for end in ends:
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-        for thread in threads:
-            thread.join()
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            with self._taking:
-                self._take(client)
 
     def _take(self, client: socket.socket) -> None:
         if self.gone_after is not None and self._taken - self.spared >= self.gone_after:
             client.close()
             return
-        server = socket.create_connection(self.upstream)
-        self._ends += [client, server]
         number = self._taken - self.spared
         self._taken += 1
         if number >= 0:
             self.answered.append(0)
-        thread = threading.Thread(target=self._forward, args=(number, client, server))
-        self._threads.append(thread)
-        thread.start()
+        self._begin(self._forward, number, client, self._connect(self.upstream))
 
     def _forward(self, number: int, client: socket.socket, server: socket.socket) -> None:
         target = {client: server, server: client}
@@ -99,7 +56,7 @@ class CuttingProxy:
             server: _at(self.cuts, number),
         }
         # one side that hangs up ends both: what HTTP and its like have to say has been said then
-        with suppress(OSError), client, server:
+        with client, server:
             while True:
                 for source in select.select([client, server], [], [])[0]:
                     limit = left[source]

@@ -234,5 +234,5 @@ def test_closed_store_has_no_connection(bench: S3Bench) -> None:
         for count in (1, 2):
             assert look(store).size == 1
             store.close()
-            wait_until(lambda: not any(thread.is_alive() for thread in proxy._threads), "no connection")
+            wait_until(lambda: not proxy.is_connected(), "no connection")
             assert len(proxy.answered) == count

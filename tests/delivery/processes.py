@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from airflow_serving_reload.delivery import filesystem
+from tests.forked import status_of
 
 CHANGES = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate", "os.utime"}
 """What Python's audit events call the changes of a file system."""
@@ -71,11 +72,11 @@ def killed_after_each_change(cases: Path, prepare: Callable[[Path], Any], change
         if pid == 0:
             _do_and_die(change, folder, len(folders))
         folders.append(folder)
-        status = os.waitpid(pid, 0)[1]
+        status = status_of(pid)
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0, f"{folder}: the child failed"
             return folders
-        assert os.WTERMSIG(status) == signal.SIGKILL
+        assert os.WTERMSIG(status) == signal.SIGKILL, f"{folder}: the child hung"
 
 
 def _do_and_die(change: Callable[[Path], Any], folder: Path, survived: int) -> None:

@@ -8,12 +8,13 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal
 
 from tests.contract.bench import Address
+from tests.contract.tcp import TcpServer
 
 PIECE = 1 << 16
 """Bytes that are on their way in the proxy at most."""
@@ -88,7 +89,7 @@ class _Broken(Exception):
 
 
 @dataclass
-class BreakingProxy:
+class BreakingProxy(TcpServer):
     """Takes connections for a server of HTTP, whose clients send each request in one go, and no bodies.
 
     :param upstream: the server.
@@ -99,7 +100,6 @@ class BreakingProxy:
     upstream: Address
     faults: Sequence[Fault] = ()
     counted: bytes = b""
-    address: Address = field(init=False)
     happened: list[Fault] = field(default_factory=list, init=False)
     """The faults that happened, in order."""
     sent: int = field(default=0, init=False)
@@ -107,45 +107,13 @@ class BreakingProxy:
     _seen: list[bytes] = field(default_factory=list, init=False)
     _matched: dict[int, int] = field(default_factory=dict, init=False)
     _began: dict[int, float] = field(default_factory=dict, init=False)
-    _ends: list[socket.socket] = field(default_factory=list, init=False)
-    _threads: list[threading.Thread] = field(default_factory=list, init=False)
 
-    @contextmanager
-    def running(self) -> Iterator[Self]:
-        """Take connections until the end of the `with` block."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.address = Address("127.0.0.1", listener.getsockname()[1])
-            acceptor = self._start(self._accept, listener)
-            try:
-                yield self
-            finally:
-                # closing alone does not wake up who waits in accept()
-                listener.shutdown(socket.SHUT_RDWR)
-                acceptor.join()
-                for end in self._ends:
-                    with suppress(OSError):
-                        end.shutdown(socket.SHUT_RDWR)
-                for thread in self._threads:
-                    thread.join()
-
-    def _start(self, target: Callable[..., None], *arguments: object) -> threading.Thread:
-        thread = threading.Thread(target=target, args=arguments, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-        return thread
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            self._start(self._relay, _Session(), client, socket.create_connection(self.upstream))
+    def _serve(self, client: socket.socket) -> None:
+        with client, self._connect(self.upstream) as server:
+            self._relay(_Session([client, server]), client, server)
 
     def _relay(self, session: _Session, client: socket.socket, server: socket.socket) -> None:
-        self._ends += [client, server]
-        session.ends += [client, server]
-        with suppress(OSError, _Broken), client, server:
+        with suppress(_Broken):
             while True:
                 for source in select.select([client, server], [], [])[0]:
                     data = source.recv(PIECE)
@@ -282,21 +250,21 @@ class FtpBreakingProxy(BreakingProxy):
         told = re.match(rb"227 .*?(\d+),(\d+)\)", reply)
         if told is None:
             return reply
-        listener = socket.create_server(("127.0.0.1", 0))
-        self._ends.append(listener)
-        self._start(self._take_data, session, listener, int(told[1]) << 8 | int(told[2]))
+        listener = self._listen()
+        self._begin(self._take_data, session, listener, int(told[1]) << 8 | int(told[2]))
         port = listener.getsockname()[1]
         return reply[: told.start(1)] + b"%d,%d" % (port >> 8, port & 0xFF) + reply[told.end(2) :]
 
     def _take_data(self, session: _Session, listener: socket.socket, port: int) -> None:
-        with suppress(OSError, _Broken), listener:
-            client, _ = listener.accept()
-            server = socket.create_connection((self.upstream.host, port))
-            self._ends += [client, server]
+        with (
+            suppress(_Broken),
+            listener,
+            self._own(listener.accept()[0]) as client,
+            self._connect(self.upstream._replace(port=port)) as server,
+        ):
             session.ends += [client, server]
-            with client, server:
-                while select.select([client, server], [], [])[0] != [client] and (data := server.recv(PIECE)):
-                    self._pass_body(session, client, data)
+            while select.select([client, server], [], [])[0] != [client] and (data := server.recv(PIECE)):
+                self._pass_body(session, client, data)
 
     def _shorten(self, session: _Session, client: socket.socket) -> None:
         """End a transfer; the server believes that it has sent everything, and says so."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from tests.forked import status_of
 from tests.requirements import require_program
 
 CHANGES = ",".join(
@@ -56,10 +57,10 @@ def killed_at(number: int, change: Callable[[], object]) -> bool:
         assert tracer.stderr is not None
         said = tracer.stderr.readline()
         os.close(opened)
-        status = os.waitpid(pid, 0)[1]
+        status = status_of(pid)
     assert "attached" in said, said
     if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
+        assert os.WTERMSIG(status) == signal.SIGKILL, "the child hung"
         return True
     assert os.WEXITSTATUS(status) == 0, "the child failed"
     return False
@@ -107,7 +108,7 @@ class Watching:
         os.close(self._ending)
         self.seen = {self.first, *self._lines.read().splitlines()}
         self._lines.close()
-        os.waitpid(self._pid, 0)
+        status_of(self._pid)
 
     def _watch(self) -> None:
         os.close(self._ending)
