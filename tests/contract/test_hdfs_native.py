@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import socket
+import threading
+import time
+from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,8 +21,8 @@ from .bench import USER, Address, Offers
 from .hadoop import Hdfs, NameNode, write_settings
 from .hadoop_front import Front
 from .hdfs_bench import HdfsBench, ReadThroughContract
-from .proxy import CuttingProxy, nobody
-from .suite import DONEFILE, MODEL, fault, look, read
+from .proxy import CuttingProxy, nobody, silence
+from .suite import DONEFILE, MODEL, fault, look, read, wait_until
 
 
 def open_native(*addresses: Address, timeout: float = 20) -> NativeHdfsStore:
@@ -139,6 +143,44 @@ def test_lost_connection_is_made_again(bench: NativeHdfsBench) -> None:
         proxy.drop()
         assert store.stat(MODEL).size == 5
         store.close()
+
+
+def test_closing_waits_for_who_tells_the_last_answer(bench: NativeHdfsBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store is closed only when the library's thread that told the last answer is done with it."""
+    wake_up = BaseSelectorEventLoop._write_to_self  # type: ignore[attr-defined]
+
+    def wake_up_and_linger(loop: BaseSelectorEventLoop) -> None:
+        wake_up(loop)
+        if threading.current_thread() not in pythons:
+            time.sleep(0.5)
+
+    bench.put(MODEL, b"model")
+    pythons = [threading.main_thread()]
+    monkeypatch.setattr(BaseSelectorEventLoop, "_write_to_self", wake_up_and_linger)
+    with bench.connect() as store:
+        assert isinstance(store, NativeHdfsStore)
+        pythons.append(store._thread)
+        assert store.stat(MODEL).size == 5
+
+
+def test_closing_gives_up_what_others_wait_for() -> None:
+    """A thread that waits for an answer is told when the store is closed, and nobody can ask it any more."""
+    told: list[Exception] = []
+
+    def ask() -> None:
+        with pytest.raises(StoreUnreachable, match="closed; open it again") as caught:
+            store.stat(MODEL)
+        told.append(caught.value)
+
+    with silence() as address:
+        store = open_native(address)
+        thread = threading.Thread(target=ask)
+        thread.start()
+        wait_until(lambda: asyncio.all_tasks(store._loop), "a question")
+        store.close()
+        thread.join()
+        ask()
+    assert len(told) == 2
 
 
 def test_nameservice_of_a_folder(bench: NativeHdfsBench, standby_namenode: NameNode, tmp_path: Path) -> None:

@@ -8,10 +8,13 @@ import io
 import os
 import re
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from contextvars import Context
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple
 from xml.etree import ElementTree as ET
 
 from hdfs_native import AsyncClient, FileStatus, WriteOptions
@@ -32,6 +35,7 @@ SETTINGS_AT_FAULT = frozenset(
 """The library's words for what a retry cannot mend."""
 
 Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 
 
 class NativeHdfsStore(Store):
@@ -48,18 +52,25 @@ class NativeHdfsStore(Store):
         self._clients = tuple(clients)
         self._name = name
         self._timeout = timeout
-        self._loop = asyncio.new_event_loop()
+        self._loop = _Loop()
         # a loop of its own, since whoever asks may be inside of one
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"hdfs-{id(self):x}", daemon=True)
         self._thread.start()
+        self._closed = False
+        self._closing = threading.Lock()
+        """Held while something is asked, so that it is either there to be given up, or not asked any more."""
 
     def close(self) -> None:
-        """Let go of the connections."""
-        if not self._loop.is_closed():
-            asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        """Let go of the connections; who waits for an answer in another thread is told so."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._loop.wait_for_tellers()
 
     def describe(self, path: str) -> str:
         """Name the file system and the path."""
@@ -102,7 +113,17 @@ class NativeHdfsStore(Store):
         async def wait() -> Result:
             return await asyncio.wait_for(answer, self._timeout)
 
-        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
+        with self._closing:
+            if self._closed:
+                raise self._was_closed()
+            asked = asyncio.run_coroutine_threadsafe(wait(), self._loop)
+        try:
+            return asked.result()
+        except CancelledError:
+            raise self._was_closed() from None
+
+    def _was_closed(self) -> StoreUnreachable:
+        return StoreUnreachable(f"asking {self._name}: the store was closed; open it again")
 
     def _status(self, path: str) -> FileStatus:
         return self._call(lambda client: client.get_file_info(path))
@@ -236,6 +257,34 @@ def _read_settings(folder: Path) -> dict[str, str]:
 def user_of_process() -> str:
     """Give the user that a cluster without Kerberos believes this process to be."""
     return os.environ.get("HADOOP_USER_NAME") or getpass.getuser()
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that knows whether threads of the library are about to tell it something.
+
+    To drop a client is to wait for its threads and to hold Python's lock meanwhile, for which a thread that has told
+    something, and is not back in the library, would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tellers = 0
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Arguments], object], *arguments: *Arguments, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Have the loop call something."""
+        self._tellers += 1
+        try:
+            return super().call_soon_threadsafe(callback, *arguments, context=context)
+        finally:
+            # from here on the thread keeps Python's lock until it is back in the library
+            self._tellers -= 1
+
+    def wait_for_tellers(self) -> None:
+        """Wait until no thread is about to tell anything."""
+        while self._tellers:
+            time.sleep(0.001)
 
 
 async def _cancel_all() -> None:
