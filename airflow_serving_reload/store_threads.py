@@ -36,7 +36,7 @@ class _Waiting(NamedTuple):
 class _Told(NamedTuple):
     to: asyncio.Future[Any]
     answer: Any = None
-    fault: Exception | None = None
+    fault: BaseException | None = None
 
 
 class StoreThreads:
@@ -143,7 +143,7 @@ class StoreThreads:
                     continue
                 try:
                     told.append(_Told(answer, self._ask(opener, question)))
-                except Exception as fault:  # noqa: BLE001 - who has asked is told
+                except BaseException as fault:  # noqa: BLE001 - who has asked is told
                     told.append(_Told(answer, fault=fault))
                     return
                 if time.monotonic() >= until:

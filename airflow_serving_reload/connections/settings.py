@@ -69,7 +69,9 @@ def namenodes_of(connection: Connection, port: int | None) -> list[str]:
     if not hosts:
         raise Refused(f"opening the connection {connection.conn_id!r}: it has no host; set it to that of the NameNode")
     port = connection.port or port
-    return [host if port is None or re.search(r":\d+$", host) else f"{host}:{port}" for host in hosts]
+    addresses = (host if port is None or re.search(r":\d+$", host) else f"{host}:{port}" for host in hosts)
+    # the client of WebHDFS would look for one that it has not asked for ever
+    return list(dict.fromkeys(addresses))
 
 
 def hadoop_settings_of(connection: Connection) -> dict[str, str]:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -20,8 +20,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from airflow_serving_reload.delivery.errors import NotThereYet, Refused, StoreUnreachable
-from airflow_serving_reload.delivery.stores.hadoop_cli import ABSENT, HadoopCliStore, _literally
-from airflow_serving_reload.delivery.stores.hadoop_client import ClientFailed, ClientOverdue, HadoopClient
+from airflow_serving_reload.delivery.stores.hadoop_cli import ABSENT, MOST_LOOKS, HadoopCliStore, _literally
+from airflow_serving_reload.delivery.stores.hadoop_client import ClientFailed, ClientOverdue, HadoopClient, Running
 from airflow_serving_reload.delivery.streams import CHUNK
 
 from .bench import PASSWORD, USER, Address, Offers
@@ -205,6 +205,34 @@ def test_close_ends_what_others_wait_for(hanging: Path) -> None:
     waiter.join()
     assert len(ended) == 1
     assert_all_end(hanging)
+
+
+def test_close_ends_what_has_just_begun(hanging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing the store ends a call, too, that begins at the same moment."""
+    store = HadoopCliStore(HadoopClient(str(hanging), timeout=600))
+    running = HadoopClient.running
+
+    @contextmanager
+    def running_and_closed(client: HadoopClient, *command: str) -> Iterator[Running]:
+        with running(client, *command) as begun:
+            wait_until((hanging.parent / "child").exists, "a running client")
+            store.close()
+            yield begun
+
+    monkeypatch.setattr(HadoopClient, "running", running_and_closed)
+    with pytest.raises(StoreUnreachable):
+        store.stat(MODEL)
+    assert_all_end(hanging)
+
+
+def test_file_that_is_another_one_at_each_look_is_given_up(tmp_path: Path) -> None:
+    """A file that changes whenever it is looked at is looked at only so often, and then not there yet."""
+    change = f'echo x >> {tmp_path}/looks; echo "regular file|1|$(wc -l < {tmp_path}/looks)000|0"'
+    program = write_program(tmp_path / "hadoop", f'case "$*" in *-stat*) {change};; *) echo x;; esac')
+    store = HadoopCliStore(HadoopClient(str(program)))
+    store.resume_pauses = ()
+    with fault(StoreUnreachable, f"reading {store.describe(MODEL)}", f"each of {MOST_LOOKS} looks shows another file"):
+        read(store, MODEL)
 
 
 UPLOAD = """\

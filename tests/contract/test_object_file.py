@@ -152,6 +152,25 @@ def test_missing_key_file_is_not_a_missing_donefile(doing: str) -> None:
         OPERATIONS[doing](FsspecStore(connect, "sftp://host/models"))
 
 
+def test_fault_that_is_its_own_cause_is_told(bench: FileBench) -> None:
+    """Where a client raises one fault twice, so that it is among its own causes, the fault is told all the same."""
+
+    class Circular(LocalFileSystem):
+        def info(self, path: str, **_options: object) -> dict[str, object]:
+            lost = ConnectionError("lost")
+            try:
+                try:
+                    raise lost
+                except ConnectionError as first:
+                    raise ConnectionError("not again") from first
+            except ConnectionError:
+                raise lost  # noqa: B904 - this is what is tried
+
+    store = FsspecStore(Circular, bench.url)
+    with fault(StoreUnreachable, f"asking for {store.describe(DONEFILE)}", "lost"):
+        store.stat(DONEFILE)
+
+
 def test_fault_of_the_program_is_not_hidden(bench: FileBench) -> None:
     """A fault that comes neither from the store nor from its client is not made into one of a delivery."""
 

@@ -14,7 +14,7 @@ from airflow.sdk import Connection
 
 from airflow_serving_reload.connections.settings import CONNECTIONS, parallel_of
 from airflow_serving_reload.delivery.errors import NotThereYet, Refused, StoreUnreachable
-from airflow_serving_reload.delivery.stores.base import Store
+from airflow_serving_reload.delivery.stores.base import RemoteFile, Store
 from airflow_serving_reload.delivery.stores.http import HttpStore
 from airflow_serving_reload.delivery.stores.parallel import MOST_CONNECTIONS, Parallel, ParallelFile
 from airflow_serving_reload.delivery.streams import CHUNK
@@ -93,9 +93,16 @@ def in_parts(store: Store) -> Iterator[tuple[ParallelFile, bytes]]:
         while file._parts is None:
             data += file.read(FORCED.part_bytes)
         wait_until(lambda: file._parts and file._parts.proved, "a part that is proved")
-        while file.connections == 1:
-            data += file.read(1000)
+        while not file._in_parts:
+            data += some_of(file)
         yield file, data
+
+
+def some_of(file: ParallelFile) -> bytes:
+    """Read a little, of which there is something."""
+    data = file.read(1000)
+    assert data
+    return data
 
 
 def assert_in_order(bench: Bench) -> None:
@@ -168,7 +175,7 @@ def test_long_line(processes: Processes, tmp_path: Path) -> None:
             assert isinstance(file, ParallelFile)
             data = file.read(CHUNK)
             while file.connections == 1:
-                data += file.read(1000)
+                data += some_of(file)
             assert data + file.read() == CONTENT
         processes.end(nginx.process)
 
@@ -206,6 +213,20 @@ def test_busy_server_gets_fewer_connections(nginx: Nginx, variant: str, caplog: 
         wait_until(lambda: file.connections < FORCED.connections, "fewer connections")
         assert data + file.read() == CONTENT
     assert variant[-3:] in caplog.text
+
+
+def test_single_stream_makes_room(bench: ParallelBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The single stream is closed before another connection takes its place, so that there are never too many."""
+    close, working = RemoteFile.close, []
+
+    def closing(file: RemoteFile) -> None:
+        if isinstance(file, ParallelFile) and file._parts:
+            working.append(file._parts.working)
+        close(file)
+
+    monkeypatch.setattr(RemoteFile, "close", closing)
+    assert_in_order(bench)
+    assert working[0] == FORCED.connections - 1
 
 
 def test_server_without_ranges_is_asked_once(nginx: Nginx, caplog: pytest.LogCaptureFixture) -> None:

@@ -39,6 +39,7 @@ from airflow_serving_reload.delivery.servers.base import Expected, Look
 from airflow_serving_reload.delivery.stores.base import FileFacts, Opened, RemoteFile
 from airflow_serving_reload.delivery.stores.fs import FileSystemStore
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
+from tests.forked import status_of
 
 from .models import (
     AN_HOUR_NS,
@@ -707,7 +708,7 @@ def test_killed_between_publication_and_proof(training: Training, host: Host, mo
             bring(training, host, server=Deadly(host.timestamp))
         finally:
             os._exit(1)
-    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    assert os.WTERMSIG(status_of(pid)) == signal.SIGKILL
     before = _second(host)
     assert version_in(host.model) == "v1"
     monkeypatch.setattr(fetch, "fetch_unpacked", lambda *_arguments, **_options: pytest.fail("it was fetched"))

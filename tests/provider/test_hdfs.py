@@ -145,8 +145,8 @@ async def test_trigger_follows_the_seeds_order(place, hdfs):
 
 @BY_NETWORK
 def test_namenodes_are_many(place, connection, connect):
-    """A connection can name several NameNodes, of which the first that can answer does."""
-    connect(connection, host=f"127.0.0.1:1,{connection['host']}")
+    """A connection can name several NameNodes, one also twice, of which the first that can answer does."""
+    connect(connection, host=f"127.0.0.1:1,127.0.0.1:1,{connection['host']}")
     place.upload("v1", **REMOTE)
     assert reload(place)["changed"]
 

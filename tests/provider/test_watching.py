@@ -337,6 +337,23 @@ async def test_fault_is_told_to_who_has_asked(store, monkeypatch):
     assert asked == ["last"]
 
 
+async def test_panic_is_told_to_who_has_asked(store):
+    """Where a library panics, which is no exception of the usual kind, who has asked is told, and others go on."""
+
+    class Panic(BaseException):
+        pass
+
+    def panics(_):
+        raise Panic
+
+    with store_threads.threads_for("model_store", "/models") as threads:
+        for ask in (threads.ask, threads.ask_last):
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                with pytest.raises(Panic):
+                    await ask(panics)
+                assert await ask(lambda _: 1) == 1
+
+
 async def test_outage_is_outlived_by_all(store):
     """While a store fails only its folder and one donefile are asked for; when it is back the watchers go on."""
     store.put("models/donefile-0", mtime=LONG_AGO)

@@ -100,9 +100,11 @@ def _words(error: BaseException) -> str:
     """Give the words of a fault and of what it began with."""
     if isinstance(error, FSTimeoutError):
         return "no answer in time"
-    cause = error
-    while inner := cause.__cause__ or cause.__context__:
+    cause, seen = error, {id(error)}
+    # a client that raises one fault twice makes it a cause of itself
+    while (inner := cause.__cause__ or cause.__context__) and id(inner) not in seen:
         cause = inner
+        seen.add(id(inner))
     parts = [_own_words(error), _own_words(cause)]
     return parts[0] if parts[1] in parts[0] else f"{parts[0]} ({parts[1]})"
 

@@ -44,6 +44,9 @@ ABSENT = "No such file or directory"
 UNFINISHED = "._COPYING_"
 """What the client adds to the name of a file until all of it is there."""
 
+MOST_LOOKS = 10
+"""At a file that is opened, as long as each shows another one."""
+
 REMEMBERED = 100
 """Donefiles of which the content is remembered, at most."""
 
@@ -63,10 +66,12 @@ class HadoopCliStore(Store):
     def __init__(self, client: HadoopClient) -> None:
         self._client = client
         self._running: set[Running] = set()
+        self._closed = False
         self._listed: dict[str, dict[str, _Look]] = {}
 
     def close(self) -> None:
         """End the calls that other threads are still waiting for."""
+        self._closed = True
         for running in tuple(self._running):
             running.end()
 
@@ -91,6 +96,9 @@ class HadoopCliStore(Store):
     def _start(self, *command: str) -> Iterator[Running]:
         with self._client.running(*command) as running:
             self._running.add(running)
+            if self._closed:
+                # it began when the others were ended
+                running.end()
             try:
                 yield running
             finally:
@@ -113,7 +121,7 @@ class HadoopCliStore(Store):
         # what is not read has to be known of now
         if look is None or self._known_content(look) is not None:
             look = self._look(path)
-        while True:
+        for _ in range(MOST_LOOKS):
             facts = look.facts()
             if (content := self._known_content(look)) is not None:
                 yield Opened(facts, io.BytesIO(content))
@@ -129,6 +137,8 @@ class HadoopCliStore(Store):
                     self._remember(look, first)
                 yield Opened(facts, io.BytesIO(first) if small else _Behind(first, running))
                 return
+        where = f"reading {self.describe(path)}"
+        raise StoreUnreachable(f"{where}: each of {MOST_LOOKS} looks shows another file; try again later")
 
     def _as_listed(self, path: str) -> _Look | None:
         """Give what a listing told of a file that has not been opened since."""

@@ -34,6 +34,9 @@ SETTINGS_AT_FAULT = frozenset(
 )
 """The library's words for what a retry cannot mend."""
 
+LATE_SECONDS = 0.05
+"""Far beyond what a thread of the library takes from an answer to telling it."""
+
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
@@ -57,6 +60,8 @@ class NativeHdfsStore(Store):
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"hdfs-{id(self):x}", daemon=True)
         self._thread.start()
         self._closed = False
+        self._gave_up = False
+        """Whether an answer may come for which nobody waits any more."""
         self._closing = threading.Lock()
         """Held while something is asked, so that it is either there to be given up, or not asked any more."""
 
@@ -66,11 +71,11 @@ class NativeHdfsStore(Store):
             if self._closed:
                 return
             self._closed = True
-        asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
+        self._gave_up |= asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._loop.wait_for_tellers()
+        self._loop.wait_for_tellers(LATE_SECONDS if self._gave_up else 0)
 
     def describe(self, path: str) -> str:
         """Name the file system and the path."""
@@ -111,7 +116,11 @@ class NativeHdfsStore(Store):
 
     def _wait(self, answer: Awaitable[Result]) -> Result:
         async def wait() -> Result:
-            return await asyncio.wait_for(answer, self._timeout)
+            try:
+                return await asyncio.wait_for(answer, self._timeout)
+            except TimeoutError:
+                self._gave_up = True
+                raise
 
         with self._closing:
             if self._closed:
@@ -281,18 +290,23 @@ class _Loop(asyncio.SelectorEventLoop):
             # from here on the thread keeps Python's lock until it is back in the library
             self._tellers -= 1
 
-    def wait_for_tellers(self) -> None:
-        """Wait until no thread is about to tell anything."""
+    def wait_for_tellers(self, late: float) -> None:
+        """Wait until no thread is about to tell anything.
+
+        :param late: seconds for those that have not begun.
+        """
+        time.sleep(late)
         while self._tellers:
             time.sleep(0.001)
 
 
-async def _cancel_all() -> None:
-    """End what a thread may still wait for, which would otherwise wait for ever once the loop has ended."""
+async def _cancel_all() -> bool:
+    """End what a thread may still wait for, as it would for ever once the loop has ended; tell whether any did."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+    return bool(others)
 
 
 class _Reader:

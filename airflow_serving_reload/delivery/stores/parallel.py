@@ -109,6 +109,7 @@ class ParallelFile(RemoteFile):
         elif self._parts.take_over(self._position):
             self._in_parts = True
             super().close()
+            self._parts.add_connection()
 
     def _read_of(self, parts: _Parts, size: int) -> bytes:
         try:
@@ -201,12 +202,17 @@ class _Parts:
         """Whether the parts go on from here; if none is proved yet, what begins here is left to the single stream."""
         with self._came:
             if self.proved and not self._over and self._stretches and self._stretches[0].first == position:
-                self._start(1)
                 return True
             if self._stretches:
                 self._stretches.popleft().passed = True
             self._next = max(self._next, position + self._store.parallel.part_bytes)
             return False
+
+    def add_connection(self) -> None:
+        """Have one connection more, in the place of the single stream's."""
+        with self._came:
+            if not self._over:
+                self._start(1)
 
     def read(self, size: int) -> bytes:
         """Give up to `size` bytes, as soon as there are some; empty at the end of the file.
@@ -242,16 +248,16 @@ class _Parts:
 
     def _start(self, count: int) -> None:
         for _ in range(count):
-            self.working += 1
-            thread = threading.Thread(target=self._work, name=f"part-{id(self):x}-{self.working}", daemon=True)
-            self._threads.append(thread)
+            thread = threading.Thread(target=self._work, name=f"part-{id(self):x}-{self.working + 1}", daemon=True)
             thread.start()
+            self._threads.append(thread)
+            self.working += 1
 
     def _work(self) -> None:
         while (stretch := self._begin()) is not None:
             try:
                 self._fetch(stretch)
-            except Exception as fault:  # noqa: BLE001 - it is raised where the bytes are read, if nobody else brings them
+            except BaseException as fault:  # noqa: BLE001 - it is raised where the bytes are read, unless others bring them
                 self._leave(stretch, fault)
                 return
 
@@ -296,7 +302,7 @@ class _Parts:
                 self.proved = True
                 self._start(self._store.parallel.connections - 2)
 
-    def _leave(self, stretch: _Stretch, fault: Exception) -> None:
+    def _leave(self, stretch: _Stretch, fault: BaseException) -> None:
         unreachable = fault if isinstance(fault, StoreUnreachable) else StoreUnreachable(str(fault))
         with self._came:
             if self._over:
