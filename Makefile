@@ -28,7 +28,7 @@ demo: setup ## Train, upload, notice and serve a model through a real Airflow.
 	$(BIN)/python -m airflow_serving_reload.demo
 
 test: $(VENV)/.ready-for-tests paddle-serving mlserver hadoop-jars ## Run the tests, in two processes; WORKERS=3 in more.
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup --max-worker-restart 0
 
 $(VENV)/.ready-for-tests: $(VENV)/.ready
 	$(BIN)/pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[hdfs,hdfs-native,s3,sftp]' --group test

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
+import gc
 import os
 import select
 import signal
 
+PR_SET_PDEATHSIG = 1
+
 END_SECONDS = 120
 """Far beyond what any of them takes."""
+
+TELLING_SECONDS = 10
+"""Far beyond what it takes to tell where it hangs."""
+
+
+def fork() -> int:
+    """Fork, as `os.fork` does."""
+    pid = os.fork()
+    if pid == 0:
+        # else it would hold the pipes of a parent that has ended
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        # garbage may wait for threads that are not here, such as those of a client of HDFS
+        gc.disable()
+        # some libraries put handlers of their own in the place of pytest's
+        faulthandler.disable()
+        faulthandler.enable(2)
+    return pid
 
 
 def status_of(pid: int) -> int:
     """Wait until a child has ended, and give what `os.waitpid` tells of it.
 
-    One that does not end is aborted, for which pytest makes it write the stacks of its threads to standard error.
+    One that does not end is aborted, for which it writes the stacks of its threads to standard error.
     """
     descriptor = os.pidfd_open(pid)
     try:
-        if not select.select([descriptor], [], [], END_SECONDS)[0]:
-            os.kill(pid, signal.SIGABRT)
+        for seconds, number in ((END_SECONDS, signal.SIGABRT), (TELLING_SECONDS, signal.SIGKILL)):
+            if select.select([descriptor], [], [], seconds)[0]:
+                break
+            os.kill(pid, number)
     finally:
         os.close(descriptor)
     return os.waitpid(pid, 0)[1]

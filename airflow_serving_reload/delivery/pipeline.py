@@ -181,29 +181,40 @@ def make_live(
     """
     watch = watch or Stopwatch()
     with releases.publishing():
-        before = releases.live()
-        with watch.stage("publish"):
-            proof = Proof.begun(server, releases, record)
-            record = releases.publish(record, local.publish_mode)
-            before = before or releases.previous()
+        before, was_live, published = releases.live(), _is_live(releases, record), False
         try:
+            with watch.stage("publish"):
+                proof = Proof.begun(server, releases, record)
+                record = releases.publish(record, local.publish_mode)
+                published = True
             with watch.stage("confirm"):
                 proof.wait()
         except BaseException as fault:
+            # who is told to end right behind the rename has published it all the same
+            if not published and _is_live(releases, record) == was_live:
+                raise
             # a task's time limit and its termination are no faults of the delivery, but leave as little proved
             why = str(fault) or type(fault).__name__
             with suppress(PublicationFailed):  # to roll back matters more
                 releases.remember(record, refused=why)
-            with watch.stage("roll back"):
-                outcome = f"{why}; {fall_back(before, releases, record, local.publish_mode, server)}"
+            try:
+                with watch.stage("roll back"):
+                    outcome = f"{why}; {fall_back(before, releases, record, local.publish_mode, server)}"
+            finally:
+                releases.prune(local.keep_releases)
             if isinstance(fault, DeliveryError):
                 raise type(fault)(outcome) from fault
             log.warning("%s", outcome)
             raise
-        finally:
-            releases.prune(local.keep_releases)
+        before = before or releases.previous()
+        releases.prune(local.keep_releases)
         record = releases.accept(record, proved=server is not None)
     return Outcome(True, record, before.release if before else None, watch.seconds)
+
+
+def _is_live(releases: Releases, record: Record) -> bool:
+    live = releases.live()
+    return live is not None and live.release == record.release
 
 
 def publish_only(releases: Releases, record: Record, local: Local) -> Outcome:

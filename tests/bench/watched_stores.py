@@ -172,7 +172,7 @@ def slow(folder: Path, seconds: float | None) -> Iterator[WatchedStore]:
     (folder / "files").mkdir(parents=True)
     app = application(folder / "files")
     app.middlewares.append(wait)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -29,17 +28,17 @@ class Answers(TcpServer):
     stalling: bool = False
     asked: list[str] = field(default_factory=list, init=False)
     """The heads of all requests, in order."""
-    _answering: threading.Lock = field(default_factory=threading.Lock, init=False)
-    """Held by the connection whose turn it is."""
 
     def _serve(self, client: socket.socket) -> None:
-        with self._answering, client, client.makefile("rb") as requests:
+        with client, client.makefile("rb") as requests:
             head = b""
             while (line := requests.readline()) != b"\r\n":
                 if not line:
                     return
                 head += line
-            self.asked.append(head.decode("latin-1"))
-            client.sendall(self.answers[min(len(self.asked), len(self.answers)) - 1])
+            with self._taking:
+                self.asked.append(head.decode("latin-1"))
+                reply = self.answers[min(len(self.asked), len(self.answers)) - 1]
+            client.sendall(reply)
             if self.stalling:
                 requests.read()

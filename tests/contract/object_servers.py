@@ -86,7 +86,7 @@ class S3Server:
         """Make the user, and buckets in which it may do everything except to read one file."""
         admin = [str(program), "admin", "--access", ROOT, "--secret", PASSWORD[::-1], "--endpoint-url", self.url]
         user = ["--access", USER, "--secret", PASSWORD, "--role", "user"]
-        subprocess.run([*admin, "create-user", *user], check=True, capture_output=True)
+        subprocess.run([*admin, "create-user", *user], check=True, capture_output=True, timeout=60)
         for bucket in (BUCKET, VERSIONED_BUCKET):
             self.client.create_bucket(Bucket=bucket)
             everything = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]

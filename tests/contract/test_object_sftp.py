@@ -93,9 +93,11 @@ def test_server_that_falls_silent_is_unreachable(bench: SftpBench, monkeypatch: 
     proxy = CuttingProxy(bench.address, cuts=[CHUNK], before_cut=awake.wait)
     with proxy.running(), bench.connect(proxy.address) as store, store.open(MODEL) as file:
         store.resume_pauses = ()
-        with fault(StoreUnreachable, f"reading {store.describe(MODEL)}"):
-            file.read()
-        awake.set()
+        try:
+            with fault(StoreUnreachable, f"reading {store.describe(MODEL)}"):
+                file.read()
+        finally:
+            awake.set()
 
 
 def test_lost_connection_is_opened_again(bench: SftpBench) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from airflow_serving_reload.delivery import filesystem
-from tests.forked import status_of
+from tests.forked import fork, status_of
 
 CHANGES = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate", "os.utime"}
 """What Python's audit events call the changes of a file system."""
@@ -68,7 +68,7 @@ def killed_after_each_change(cases: Path, prepare: Callable[[Path], Any], change
     folders: list[Path] = []
     while True:
         folder = shutil.copytree(prepared, cases / f"{len(folders):03}", symlinks=True)
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             _do_and_die(change, folder, len(folders))
         folders.append(folder)

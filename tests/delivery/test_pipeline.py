@@ -39,7 +39,7 @@ from airflow_serving_reload.delivery.servers.base import Expected, Look
 from airflow_serving_reload.delivery.stores.base import FileFacts, Opened, RemoteFile
 from airflow_serving_reload.delivery.stores.fs import FileSystemStore
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
-from tests.forked import status_of
+from tests.forked import fork, status_of
 
 from .models import (
     AN_HOUR_NS,
@@ -694,6 +694,33 @@ def test_interrupted_between_publication_and_proof(training: Training, host: Hos
     assert (version_in(host.model), outcome.record.refused) == ("v1", None)
 
 
+@pytest.mark.parametrize("mode", ["symlink", "in_place"])
+def test_told_to_end_right_behind_the_rename(
+    mode: str, training: Training, memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is told to end when its release has just become live leaves the one before live, and proved."""
+    host = Host(memory_path, publish_mode=mode)
+    server = host.serve()
+    training.upload("v1")
+    bring(training, host, server=server)
+    publish = Releases.publish
+
+    def publish_and_be_told(releases: Releases, *arguments: Any, **options: Any) -> Record:
+        publish(releases, *arguments, **options)
+        monkeypatch.setattr(Releases, "publish", publish)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Releases, "publish", publish_and_be_told)
+    training.upload("v2")
+    with pytest.raises(KeyboardInterrupt):
+        bring(training, host, server=server)
+    assert (version_in(host.model), server.loads[-1][0]) == ("v1", "v1")
+    live = host.releases.live()
+    assert live
+    assert live.confirmed
+    assert [record.refused for record in host.releases.history() if record != live] == ["KeyboardInterrupt"]
+
+
 def test_killed_between_publication_and_proof(training: Training, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A release that was published, but not proved to be served, is proved by the next run, without a fetch."""
 
@@ -702,7 +729,7 @@ def test_killed_between_publication_and_proof(training: Training, host: Host, mo
             os.kill(os.getpid(), signal.SIGKILL)
 
     training.upload("v1")
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         try:
             bring(training, host, server=Deadly(host.timestamp))

@@ -16,6 +16,7 @@ from airflow_serving_reload.delivery.pipeline import deliver, roll_back
 from airflow_serving_reload.delivery.release import PublishMode, Releases
 from tests.delivery.models import AN_HOUR_NS, Host, Training, set_time
 from tests.delivery.watching import read
+from tests.forked import fork, status_of
 
 from .killing import Watching
 
@@ -77,7 +78,7 @@ class Run:
     def __init__(self, do: Callable[[], str]) -> None:
         gate, self._gate = os.pipe()
         told, telling = os.pipe()
-        self.pid = os.fork()
+        self.pid = fork()
         if self.pid == 0:
             os.close(self._gate)
             os.close(told)
@@ -103,7 +104,7 @@ class Run:
     def end(self) -> str:
         """Wait until it has ended, and give its last line."""
         self.hear("\0")
-        os.waitpid(self.pid, 0)
+        status_of(self.pid)
         os.close(self._gate)
         self._lines.close()
         return self.said[-1] if self.said else "it was killed"

@@ -15,11 +15,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from airflow_serving_reload.delivery.errors import DeliveryError
 from airflow_serving_reload.delivery.filesystem import sync_filesystem
 from tests.delivery.models import Training
+from tests.forked import fork, status_of
 from tests.requirements import require_program
 
 from .kill_campaign import SCENARIOS, Place, Scenario, faults_left
@@ -268,11 +270,15 @@ def _attempts(fault: Fault, scenario: Scenario, place: Apart, point: int) -> tup
 
 
 def _grows(stands: list[tuple[int, tuple[int, int]]]) -> bool:
-    """Tell whether, with as many releases as before, more is used again and again."""
+    """Tell whether, with as many releases as before, more is used again and again.
+
+    Once is what the next try goes on with.
+    """
     for count in {count for count, _ in stands}:
         used = [used for releases, used in stands if releases == count]
         half = len(used) // 2
-        if half > 1 and max(used[half:]) > max(used[:half]):
+        increases = sum(more > less for less, more in pairwise(used))
+        if half > 1 and max(used[half:]) > max(used[:half]) and increases > 1:
             return True
     return False
 
@@ -280,7 +286,7 @@ def _grows(stands: list[tuple[int, tuple[int, int]]]) -> bool:
 def _try(scenario: Scenario, place: Place, *, as_root: bool) -> Exception | None:
     """Do it in a process of its own, and give what it raised."""
     answer, answering = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         os.close(answer)
         raised: Exception | None = None
@@ -298,7 +304,7 @@ def _try(scenario: Scenario, place: Place, *, as_root: bool) -> Exception | None
     os.close(answering)
     with os.fdopen(answer, "rb") as file:
         told = file.read()
-    os.waitpid(pid, 0)
+    status_of(pid)
     result: Exception | None = pickle.loads(told)
     return result
 

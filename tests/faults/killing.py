@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from tests.forked import status_of
+from tests.forked import END_SECONDS, fork, status_of
 from tests.requirements import require_program
 
 CHANGES = ",".join(
@@ -44,7 +46,7 @@ def killed_at(number: int, change: Callable[[], object]) -> bool:
     :return: false if it ended before.
     """
     gate, opened = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         os.close(opened)
         _do_and_exit(gate, change)
@@ -94,36 +96,38 @@ class Watching:
         self._ending = ending
         seeing, self._saw = os.pipe()
         self._seen = seeing
-        self._pid = os.fork()
+        self._pid = fork()
         if self._pid == 0:
             self._watch()
         os.close(self._told)
         os.close(self._saw)
         self._lines = os.fdopen(self._seen)
+        assert select.select([self._seen], [], [], END_SECONDS)[0], "it does not look"
         self.first = self._lines.readline().rstrip("\n")
         return self
 
     def __exit__(self, *_exc: object) -> None:
         """End it."""
         os.close(self._ending)
+        status_of(self._pid)
         self.seen = {self.first, *self._lines.read().splitlines()}
         self._lines.close()
-        status_of(self._pid)
 
     def _watch(self) -> None:
         os.close(self._ending)
         os.set_blocking(self._told, False)
         seen: set[str] = set()
-        while True:
-            saw = self._look()
-            if saw not in seen:
-                seen.add(saw)
-                os.write(self._saw, f"{saw}\n".encode())
-            try:
-                if os.read(self._told, 1) == b"":
-                    os._exit(0)
-            except BlockingIOError:
-                pass
+        try:
+            while True:
+                saw = self._look()
+                if saw not in seen:
+                    seen.add(saw)
+                    os.write(self._saw, f"{saw}\n".encode())
+                with suppress(BlockingIOError):
+                    if os.read(self._told, 1) == b"":
+                        return
+        finally:
+            os._exit(0)
 
 
 def copies(prepared: Path, cases: Path) -> Callable[[int], Path]:

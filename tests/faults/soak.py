@@ -101,6 +101,8 @@ def asking(url: str, soaked: Soaked) -> Iterator[None]:
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_ask, args=(url, there))
     process.start()
+    # so that its end is seen here
+    there.close()
     try:
         here.recv()
         yield

@@ -64,7 +64,7 @@ class Store:
         """Let it listen behind a connection."""
         app = application(self.root)
         app.middlewares.append(self._count)
-        runner = web.AppRunner(app, shutdown_timeout=0)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()

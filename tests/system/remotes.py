@@ -160,7 +160,7 @@ class Ftp(Remote):
 
     @contextmanager
     def _client(self) -> Iterator[ftplib.FTP]:
-        with ftplib.FTP() as client:
+        with ftplib.FTP(timeout=30) as client:
             client.connect(*self._address)
             client.login(USER, PASSWORD)
             yield client

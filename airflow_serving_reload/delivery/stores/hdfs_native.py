@@ -103,6 +103,8 @@ class NativeHdfsStore(Store):
 
     def _call(self, operation: Callable[[AsyncClient], Awaitable[Result]]) -> Result:
         """Ask the NameNode that answered last, and then the others."""
+        if self._closed:
+            raise self._was_closed()
         *others, last = self._clients
         for client in others:
             try:
@@ -120,6 +122,12 @@ class NativeHdfsStore(Store):
                 return await asyncio.wait_for(answer, self._timeout)
             except TimeoutError:
                 self._gave_up = True
+                raise
+            except OSError as error:
+                if _is_of_the_namenode(error):
+                    # the library tells all who wait with a lock held, for which the next question would wait with
+                    # Python's, which it needs to tell: so nothing else is asked meanwhile
+                    time.sleep(LATE_SECONDS)  # noqa: ASYNC251
                 raise
 
         with self._closing:
