@@ -19,10 +19,10 @@ TELLING_SECONDS = 10
 
 
 def fork() -> int:
-    """Fork, as `os.fork` does."""
+    """Fork, as `os.fork` does; the child ends with this process, and can say where it hangs."""
     pid = os.fork()
     if pid == 0:
-        # else it would hold the pipes of a parent that has ended
+        # a parent that has ended is waited for as long as somebody holds its pipes
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         # garbage may wait for threads that are not here, such as those of a client of HDFS
         gc.disable()

@@ -159,8 +159,10 @@ def test_closing_waits_for_who_tells_the_last_answer(bench: NativeHdfsBench, mon
     monkeypatch.setattr(BaseSelectorEventLoop, "_write_to_self", wake_up_and_linger)
     with bench.connect() as store:
         assert isinstance(store, NativeHdfsStore)
-        pythons.append(store._thread)
+        pythons.append(store._loop._thread)
         assert store.stat(MODEL).size == 5
+    # else the process would hang here, without a word
+    assert not store._loop._loop.tellers
 
 
 def test_closing_gives_up_what_others_wait_for() -> None:
@@ -168,7 +170,7 @@ def test_closing_gives_up_what_others_wait_for() -> None:
     told: list[Exception] = []
 
     def ask() -> None:
-        with pytest.raises(StoreUnreachable, match="closed; open it again") as caught:
+        with pytest.raises(StoreUnreachable, match="closed meanwhile; open it again") as caught:
             store.stat(MODEL)
         told.append(caught.value)
 
@@ -176,7 +178,7 @@ def test_closing_gives_up_what_others_wait_for() -> None:
         store = open_native(address)
         thread = threading.Thread(target=ask)
         thread.start()
-        wait_until(lambda: asyncio.all_tasks(store._loop), "a question")
+        wait_until(lambda: asyncio.all_tasks(store._loop._loop), "a question")
         store.close()
         thread.join()
         ask()

@@ -109,7 +109,7 @@ class Watching:
     def __exit__(self, *_exc: object) -> None:
         """End it."""
         os.close(self._ending)
-        status_of(self._pid)
+        assert status_of(self._pid) == 0, "it failed to look"
         self.seen = {self.first, *self._lines.read().splitlines()}
         self._lines.close()
 
@@ -117,17 +117,20 @@ class Watching:
         os.close(self._ending)
         os.set_blocking(self._told, False)
         seen: set[str] = set()
+        code = 1
         try:
-            while True:
+            while code:
                 saw = self._look()
                 if saw not in seen:
                     seen.add(saw)
                     os.write(self._saw, f"{saw}\n".encode())
                 with suppress(BlockingIOError):
-                    if os.read(self._told, 1) == b"":
-                        return
+                    code = len(os.read(self._told, 1))
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
-            os._exit(0)
+            os._exit(code)
 
 
 def copies(prepared: Path, cases: Path) -> Callable[[int], Path]:

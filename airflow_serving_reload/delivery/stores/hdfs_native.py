@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import io
 import os
 import re
-import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from contextvars import Context
+from functools import partial
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVar
 from xml.etree import ElementTree as ET
 
 from hdfs_native import AsyncClient, FileStatus, WriteOptions
@@ -22,6 +19,7 @@ from hdfs_native import AsyncClient, FileStatus, WriteOptions
 from airflow_serving_reload.delivery.errors import DeliveryError, Refused, StoreUnreachable
 from airflow_serving_reload.delivery.stores.base import Entry, FileFacts, Opened, Store
 from airflow_serving_reload.delivery.stores.hadoop_faults import fault_of
+from airflow_serving_reload.delivery.stores.hdfs_loop import HdfsLoop
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
 
 MILLISECOND_NS = 1_000_000
@@ -34,17 +32,11 @@ SETTINGS_AT_FAULT = frozenset(
 )
 """The library's words for what a retry cannot mend."""
 
-LATE_SECONDS = 0.05
-"""Far beyond what a thread of the library takes from an answer to telling it."""
-
 Result = TypeVar("Result")
-Arguments = TypeVarTuple("Arguments")
 
 
 class NativeHdfsStore(Store):
     """Models and donefiles of an HDFS.
-
-    The library waits for a silent server for ever, so its coroutines are run here, each with a time limit.
 
     :param clients: opened by the caller, one for each NameNode; one that is down or stands by is passed over.
     :param name: what to call the file system, such as `hdfs://namenode:8020`.
@@ -55,27 +47,11 @@ class NativeHdfsStore(Store):
         self._clients = tuple(clients)
         self._name = name
         self._timeout = timeout
-        self._loop = _Loop()
-        # a loop of its own, since whoever asks may be inside of one
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"hdfs-{id(self):x}", daemon=True)
-        self._thread.start()
-        self._closed = False
-        self._gave_up = False
-        """Whether an answer may come for which nobody waits any more."""
-        self._closing = threading.Lock()
-        """Held while something is asked, so that it is either there to be given up, or not asked any more."""
+        self._loop = HdfsLoop(timeout)
 
     def close(self) -> None:
         """Let go of the connections; who waits for an answer in another thread is told so."""
-        with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-        self._gave_up |= asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
         self._loop.close()
-        self._loop.wait_for_tellers(LATE_SECONDS if self._gave_up else 0)
 
     def describe(self, path: str) -> str:
         """Name the file system and the path."""
@@ -85,6 +61,8 @@ class NativeHdfsStore(Store):
     def _errors(self, doing: str) -> Iterator[None]:
         try:
             yield
+        except CancelledError:
+            raise StoreUnreachable(f"{doing}: the store was closed meanwhile; open it again") from None
         except FileNotFoundError as error:
             raise fault_of(doing, "FileNotFoundException", str(error)) from None
         except FileExistsError as error:
@@ -103,44 +81,16 @@ class NativeHdfsStore(Store):
 
     def _call(self, operation: Callable[[AsyncClient], Awaitable[Result]]) -> Result:
         """Ask the NameNode that answered last, and then the others."""
-        if self._closed:
-            raise self._was_closed()
         *others, last = self._clients
         for client in others:
             try:
-                return self._wait(operation(client))
+                return self._loop.wait(partial(operation, client))
             except (OSError, RuntimeError) as error:
                 if not _is_of_the_namenode(error):
                     raise
                 # in one step, since the parts of a file are asked for by several threads
                 self._clients = (*(other for other in self._clients if other is not client), client)
-        return self._wait(operation(last))
-
-    def _wait(self, answer: Awaitable[Result]) -> Result:
-        async def wait() -> Result:
-            try:
-                return await asyncio.wait_for(answer, self._timeout)
-            except TimeoutError:
-                self._gave_up = True
-                raise
-            except OSError as error:
-                if _is_of_the_namenode(error):
-                    # the library tells all who wait with a lock held, for which the next question would wait with
-                    # Python's, which it needs to tell: so nothing else is asked meanwhile
-                    time.sleep(LATE_SECONDS)  # noqa: ASYNC251
-                raise
-
-        with self._closing:
-            if self._closed:
-                raise self._was_closed()
-            asked = asyncio.run_coroutine_threadsafe(wait(), self._loop)
-        try:
-            return asked.result()
-        except CancelledError:
-            raise self._was_closed() from None
-
-    def _was_closed(self) -> StoreUnreachable:
-        return StoreUnreachable(f"asking {self._name}: the store was closed; open it again")
+        return self._loop.wait(partial(operation, last))
 
     def _status(self, path: str) -> FileStatus:
         return self._call(lambda client: client.get_file_info(path))
@@ -159,7 +109,8 @@ class NativeHdfsStore(Store):
             file = self._call(lambda client: client.read(path))
             before, facts = facts, self._stat(path)
             if facts == before:
-                yield Opened(facts, _Reader(file.read_range_stream(offset, len(file) - offset), self._wait), offset)
+                packets = file.read_range_stream(offset, len(file) - offset)
+                yield Opened(facts, _Reader(packets, self._loop.wait), offset)
                 return
         yield Opened(facts, io.BytesIO(), offset)
 
@@ -170,7 +121,7 @@ class NativeHdfsStore(Store):
     def _open_part(self, path: str, first: int, end: int, expected: FileFacts) -> Iterator[Opened]:
         """Open a part; that its facts are the expected ones behind it proves it, since they were before."""
         file = self._call(lambda client: client.read(path))
-        yield Opened(self._stat(path), _Reader(file.read_range_stream(first, end - first), self._wait), first)
+        yield Opened(self._stat(path), _Reader(file.read_range_stream(first, end - first), self._loop.wait), first)
 
     def _list(self, folder: str) -> list[Entry] | None:
         async def entries(client: AsyncClient) -> list[Entry]:
@@ -192,8 +143,8 @@ class NativeHdfsStore(Store):
         writer = self._call(lambda client: client.create(path, options))
         # a writer that is not closed leaves a file that is not whole, which the caller removes
         while chunk := source.read(CHUNK):
-            self._wait(writer.write(chunk))
-        self._wait(writer.close())
+            self._loop.wait(partial(writer.write, chunk))
+        self._loop.wait(writer.close)
 
     def _rename(self, source: str, target: str) -> None:
         try:
@@ -276,58 +227,17 @@ def user_of_process() -> str:
     return os.environ.get("HADOOP_USER_NAME") or getpass.getuser()
 
 
-class _Loop(asyncio.SelectorEventLoop):
-    """A loop that knows whether threads of the library are about to tell it something.
-
-    To drop a client is to wait for its threads and to hold Python's lock meanwhile, for which a thread that has told
-    something, and is not back in the library, would wait for ever.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._tellers = 0
-
-    def call_soon_threadsafe(
-        self, callback: Callable[[*Arguments], object], *arguments: *Arguments, context: Context | None = None
-    ) -> asyncio.Handle:
-        """Have the loop call something."""
-        self._tellers += 1
-        try:
-            return super().call_soon_threadsafe(callback, *arguments, context=context)
-        finally:
-            # from here on the thread keeps Python's lock until it is back in the library
-            self._tellers -= 1
-
-    def wait_for_tellers(self, late: float) -> None:
-        """Wait until no thread is about to tell anything.
-
-        :param late: seconds for those that have not begun.
-        """
-        time.sleep(late)
-        while self._tellers:
-            time.sleep(0.001)
-
-
-async def _cancel_all() -> bool:
-    """End what a thread may still wait for, as it would for ever once the loop has ended; tell whether any did."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-    return bool(others)
-
-
 class _Reader:
     """The bytes of a stream of packets, many packets at a time."""
 
-    def __init__(self, packets: AsyncIterator[bytes], wait: Callable[[Awaitable[bytes]], bytes]) -> None:
+    def __init__(self, packets: AsyncIterator[bytes], wait: Callable[[Callable[[], Awaitable[bytes]]], bytes]) -> None:
         self._packets = packets
         self._wait = wait
         self._left = b""
 
     def read(self, size: int = -1, /) -> bytes:
         if len(self._left) < size and not self._left:
-            self._left = self._wait(self._gather(size))
+            self._left = self._wait(partial(self._gather, size))
         data, self._left = self._left[:size], self._left[size:]
         return data
 
