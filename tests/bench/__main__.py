@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 
 BENCHES = {
@@ -26,6 +27,8 @@ def main() -> None:
         epilog="; ".join(f"{name}: {what}" for name, what in BENCHES.items()),
     )
     parser.add_argument("bench", nargs="?", choices=BENCHES, help="which one; all of them if left out")
+    # what is installed has its bytecode beside it, and so has what is measured, whatever this environment says
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # what stands behind a name is for that bench to understand, its --help too
     options, arguments = parser.parse_args(sys.argv[1:2]), sys.argv[2:]
     for name in [options.bench] if options.bench else BENCHES:
