@@ -197,7 +197,7 @@ class StoreThreads:
         return answer
 
     def _lend(self, opener: StoreOpener) -> Store | None:
-        """Take the one that was used last, so that those too many stay idle; what another connection led to is closed."""
+        """Take the one that was used last, so that those too many stay idle, and close those of another connection."""
         with suppress(IndexError):
             while True:
                 idle = self._idle.pop()
