@@ -6,6 +6,7 @@ The threads that asyncio has for everybody would all wait for the first store th
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,7 +15,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 if TYPE_CHECKING:
+    from airflow_serving_reload.connections import StoreOpener
     from airflow_serving_reload.delivery.stores.base import Store
+
+log = logging.getLogger(__name__)
 
 THREADS = 8
 """Threads, and connections, to one store at most."""
@@ -22,10 +26,19 @@ THREADS = 8
 IDLE_SECONDS = 60.0
 """A connection that was not used for so long is closed, if another one was."""
 
+CONNECTION_SECONDS = 300.0
+"""After so long a connection is read anew, since somebody may have changed it while its old store answers still."""
+
 SWEEP_SECONDS = 0.05
 """How long a thread goes through the questions that wait, before it tells the answers."""
 
 Answer = TypeVar("Answer")
+
+
+class _Idle(NamedTuple):
+    since: float
+    opener: StoreOpener
+    store: Store
 
 
 class _Waiting(NamedTuple):
@@ -42,7 +55,7 @@ class _Told(NamedTuple):
 class StoreThreads:
     """The threads for one connection, each with a store of its own while it asks.
 
-    A store that fails is closed, and the connection is read anew for the next one.
+    A store that fails is closed, and the connection is read anew for the next one; so it is every few minutes.
 
     :param conn_id: connection to the store.
     :param remote_path: folder in the store; only its scheme and its server matter.
@@ -52,9 +65,11 @@ class StoreThreads:
         self._conn_id = conn_id
         self._remote_path = remote_path
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"store {conn_id}")
-        self._idle: deque[tuple[float, Store]] = deque()
-        self._opener: Callable[[], Store] | None = None
+        self._idle: deque[_Idle] = deque()
+        self._opener: StoreOpener | None = None
+        self._read_at = 0.0
         self._reading = asyncio.Lock()
+        self._reading_anew: asyncio.Task[None] | None = None
         self._waiting: deque[_Waiting] = deque()
         self._sweeps: set[asyncio.Task[None]] = set()
         self._prompt_sweeps = 0
@@ -88,19 +103,36 @@ class StoreThreads:
     def close(self) -> None:
         """Let the threads end, and close each store once nobody waits for its answer."""
         self._closed = True
+        if self._reading_anew:
+            self._reading_anew.cancel()
         self._threads.submit(self._close_idle)
         self._threads.shutdown(wait=False)
 
-    async def _current_opener(self) -> Callable[[], Store]:
-        from airflow_serving_reload.connections import store_opener
-
+    async def _current_opener(self) -> StoreOpener:
         if (opener := self._opener) is None:
             async with self._reading:
                 # whoever was waited for may have read it
-                opener = self._opener = self._opener or await store_opener(self._conn_id, self._remote_path)
+                opener = self._opener or await self._read_connection()
+        elif time.monotonic() - self._read_at >= CONNECTION_SECONDS:
+            # ten thousand who ask do not wait for that
+            self._read_at = time.monotonic()
+            self._reading_anew = asyncio.create_task(self._read_anew())
         return opener
 
-    async def _opener_for_waiting(self) -> Callable[[], Store] | None:
+    async def _read_connection(self) -> StoreOpener:
+        from airflow_serving_reload.connections import StoreOpener
+
+        opener = self._opener = await StoreOpener.read(self._conn_id, self._remote_path)
+        self._read_at = time.monotonic()
+        return opener
+
+    async def _read_anew(self) -> None:
+        try:
+            await self._read_connection()
+        except Exception:
+            log.warning("reading the connection %r anew; going on with what it was", self._conn_id, exc_info=True)
+
+    async def _opener_for_waiting(self) -> StoreOpener | None:
         """Give what opens a store for the questions that wait; they are told why, and wait no more, if nothing does."""
         if not self._waiting or self._closed:
             return None
@@ -112,7 +144,7 @@ class StoreThreads:
                     _tell(deque([_Told(self._waiting.popleft().answer, fault=fault)]))
             return None
 
-    def _begin_sweeps(self, most: int, opener: Callable[[], Store] | None) -> None:
+    def _begin_sweeps(self, most: int, opener: StoreOpener | None) -> None:
         for _ in range(min(most, THREADS - len(self._sweeps))):
             if opener and self._waiting and not self._closed:
                 told: deque[_Told] = deque()
@@ -133,7 +165,7 @@ class StoreThreads:
         self._sweeps.remove(cast("asyncio.Task[None]", asyncio.current_task()))
         self._begin_sweeps(2, opener)
 
-    def _go_through(self, opener: Callable[[], Store], told: deque[_Told]) -> None:
+    def _go_through(self, opener: StoreOpener, told: deque[_Told]) -> None:
         """Answer what waits, as long as a sweep lasts, or until a fault: then the connection has to be read anew."""
         until = time.monotonic() + SWEEP_SECONDS
         with suppress(IndexError):
@@ -149,8 +181,8 @@ class StoreThreads:
                 if time.monotonic() >= until:
                     return
 
-    def _ask(self, opener: Callable[[], Store], question: Callable[[Store], Answer]) -> Answer:
-        store = self._lend()
+    def _ask(self, opener: StoreOpener, question: Callable[[Store], Answer]) -> Answer:
+        store = self._lend(opener)
         try:
             store = store or opener()
             answer = question(store)
@@ -160,21 +192,25 @@ class StoreThreads:
             if store:
                 store.close()
             raise
-        self._idle.append((time.monotonic(), store))
+        self._idle.append(_Idle(time.monotonic(), opener, store))
         self._close_idle(float("inf") if self._closed else time.monotonic() - IDLE_SECONDS)
         return answer
 
-    def _lend(self) -> Store | None:
-        """Take the one that was used last, so that those too many stay idle."""
+    def _lend(self, opener: StoreOpener) -> Store | None:
+        """Take the one that was used last, so that those too many stay idle, and close those of another connection."""
         with suppress(IndexError):
-            return self._idle.pop()[1]
+            while True:
+                idle = self._idle.pop()
+                if idle.opener == opener:
+                    return idle.store
+                idle.store.close()
         return None
 
     def _close_idle(self, unused_since: float = float("inf")) -> None:
         # others may take one between the question and the answer
         with suppress(IndexError):
-            while self._idle[0][0] < unused_since:
-                self._idle.popleft()[1].close()
+            while self._idle[0].since < unused_since:
+                self._idle.popleft().store.close()
 
 
 def _tell(told: deque[_Told]) -> None:

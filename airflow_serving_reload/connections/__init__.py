@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, cast, overload
+from typing import TYPE_CHECKING, Self, cast, overload
 
 from airflow.sdk import BaseHook
 
@@ -32,9 +32,28 @@ def open_store(conn_id: str, remote_path: str) -> Store:
     return _store_of(BaseHook.get_connection(conn_id), remote_path)
 
 
-async def store_opener(conn_id: str, remote_path: str) -> Callable[[], Store]:
-    """Read a connection, and give what opens the store that it leads to, in whatever thread, again and again."""
-    return partial(_store_of, await BaseHook.aget_connection(conn_id), remote_path)
+@dataclass(frozen=True)
+class StoreOpener:
+    """What opens the store that a connection leads to, in whatever thread, again and again; equal ones open the same.
+
+    :param connection: as it was read.
+    :param remote_path: folder in the store.
+    """
+
+    connection: Connection
+    remote_path: str
+
+    @classmethod
+    async def read(cls, conn_id: str, remote_path: str) -> Self:
+        """Read a connection without blocking, as a triggerer has to."""
+        return cls(await BaseHook.aget_connection(conn_id), remote_path)
+
+    def __call__(self) -> Store:
+        """Open it.
+
+        :raises Refused: there is no store for this type, or what it needs is not installed.
+        """
+        return _store_of(self.connection, self.remote_path)
 
 
 @overload

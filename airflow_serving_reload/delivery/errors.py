@@ -7,7 +7,7 @@
     ├── StoreUnreachable      the store does not answer or broke off: try again
     ├── Refused               somebody or something says no, and would say no again: mend it first
     ├── Corrupt               the bytes are not those that were promised
-    ├── PublicationFailed     the release could not be made the live one; the old one still is
+    ├── PublicationFailed     the host did not let a release become the live one; the old one is, unless it says not
     └── ReloadRefused         the server does not serve the release; a delivery has put the old one back
         └── ReloadUnanswered  it was told to load it, never said how that went, and may still be at it
 
@@ -46,7 +46,10 @@ class Corrupt(DeliveryError):
 
 
 class PublicationFailed(DeliveryError):
-    """The host did not let the release become the live one; the release that was live still is."""
+    """The host did not let a release become the live one.
+
+    The release that was live still is, unless the message says that it could not be put back.
+    """
 
 
 class ReloadRefused(DeliveryError):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,8 @@ def make_live(
     """Make a complete release the live one, ask for the reload, and prove it; else roll back.
 
     :raises ReloadRefused: the server does not serve it; the release that worked is live again.
-    :raises DeliveryError: it could not be proved that the server does; likewise.
+    :raises PublicationFailed: the host did not let it become live, or did not let what was live before, as it says.
+    :raises DeliveryError: it could not be proved that the server does; the release that worked is live again.
     """
     watch = watch or Stopwatch()
     with releases.publishing():
@@ -200,6 +201,10 @@ def make_live(
             try:
                 with watch.stage("roll back"):
                     outcome = f"{why}; {fall_back(before, releases, record, local.publish_mode, server)}"
+            except DeliveryError as stuck:
+                raise PublicationFailed(
+                    f"{why}; {record.release} is live still, since what was live before could not be put back: {stuck}"
+                ) from fault
             finally:
                 releases.prune(local.keep_releases)
             if isinstance(fault, DeliveryError):
@@ -250,22 +255,38 @@ def roll_back(
         record = releases.find(to) if to else _earlier(releases, server, why)
         if record is None:
             raise Refused(f"rolling back {releases.model}: no earlier release is left on this host; deliver one")
+        changed = given_up is None or given_up.release != record.release
         with watch.stage("publish"):
             proof = Proof.begun(server, releases, record)
-            record = releases.publish(releases.remember(record, withdrawn=None), local.publish_mode)
-            changed = given_up is None or given_up.release != record.release
-            if given_up and changed:
-                releases.remember(given_up, withdrawn=why)
+            with _giving_up(given_up if changed else None, releases, record, why):
+                record = releases.publish(releases.remember(record, withdrawn=None), local.publish_mode)
         with watch.stage("confirm"):
             proof.wait()
         record = releases.accept(record, proved=server is not None)
     return Outcome(changed, record, given_up.release if given_up else None, watch.seconds)
 
 
+@contextmanager
+def _giving_up(given_up: Record | None, releases: Releases, instead: Record, why: str) -> Iterator[None]:
+    """Have a release given up before another one is live, so that nobody who is killed in between leaves it wanted."""
+    if given_up is None:
+        yield
+        return
+    releases.remember(given_up, withdrawn=why)
+    try:
+        yield
+    except BaseException:
+        if not _is_live(releases, instead):
+            with suppress(PublicationFailed):
+                releases.remember(given_up)
+        raise
+
+
 def _earlier(releases: Releases, server: ModelServer | None, why: str) -> Record | None:
     """Give the release before, or the live one where it is what this roll-back, or one left unproved, went back to."""
-    live, given_up = (*releases.history()[:2], None, None)[:2]
-    if live and given_up and given_up.withdrawn and live == releases.live():
+    live = releases.live()
+    given_up = next((record for record in releases.history() if record != live), None)
+    if live and given_up and given_up.withdrawn:
         unproved = server is not None and not live.confirmed
         if unproved or given_up.withdrawn == why:
             return live

@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowTaskTerminated
-
 from airflow_serving_reload.operators.base import DeliveryOperator, grouping_stopwatch, unpacking_limits
 from airflow_serving_reload.task import donefile_version, emit_nothing, is_true, remember_live, run_of, with_asset
 
@@ -145,7 +143,8 @@ class ReloadModelOperator(DeliveryOperator):
                 "sha256": outcome.record.sha256,
             },
         )
-        if not outcome.changed:
+        # a try whose predecessor was ended behind the publication announces what that one has published
+        if not outcome.changed and outcome.record.run != run_of(context):
             emit_nothing(self, self.model_asset)
         return outcome.to_dict()
 
@@ -154,7 +153,8 @@ class ReloadModelOperator(DeliveryOperator):
         if self._delivering:
             # only once: what puts it back must not be interrupted in turn
             self._delivering = False
-            raise AirflowTaskTerminated(f"the task {self.task_id} was told to end before its model was proved")
+            # which Airflow retries where a worker goes away; where somebody has ended the task it stays as they said
+            raise SystemExit(f"the task {self.task_id} was told to end before its model was proved")
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

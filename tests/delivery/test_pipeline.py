@@ -925,6 +925,45 @@ def test_a_roll_back_that_is_tried_again_after_its_end(training: Training, host:
     assert version_in(host.model) == "v1"
 
 
+@pytest.mark.parametrize("mode", ["symlink", "in_place"])
+def test_a_roll_back_that_is_killed_is_tried_again(mode: str, memory_path: Path) -> None:
+    """Whenever a roll-back is killed, it comes to its end when it is tried again, and what is given up stays so."""
+
+    def at(folder: Path) -> Host:
+        return Host(folder, publish_mode=mode)
+
+    def prepare(folder: Path) -> None:
+        for version in ("v0", "v1", "v2"):
+            Training(folder).upload(version)
+            bring(Training(folder), at(folder))
+
+    def change(folder: Path) -> None:
+        roll_back(at(folder).local, None, None, "task 7")
+
+    for folder in killed_after_each_change(memory_path, prepare, change):
+        change(folder)
+        host = at(folder)
+        assert version_in(host.model) == "v1"
+        withdrawn = {record.withdrawn: version_in(host.releases.path(record)) for record in host.releases.history()}
+        assert withdrawn["task 7"] == "v2"
+        assert len(withdrawn) == 2
+
+
+def test_a_roll_back_that_cannot_be_published(training: Training, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the host does not let a roll-back happen, nothing is given up."""
+    training.upload("v1")
+    bring(training, host)
+
+    def no_space(path: Path, _target: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(filesystem, "replace_symlink", no_space)
+    with pytest.raises(PublicationFailed, match="No space left on device"):
+        roll_back(host.local, None, None, "why")
+    assert version_in(host.model) == "v1"
+    assert [record.given_up for record in host.releases.history()] == [None, None]
+
+
 def test_a_roll_back_in_place_that_is_killed(memory_path: Path) -> None:
     """After a roll-back that was killed while it published in place, the next delivery leaves a whole model."""
 
@@ -1028,6 +1067,22 @@ def test_rolling_back_where_nothing_can_be_written(
     with pytest.raises(PublicationFailed, match="No space left on device"):
         bring(training, host, server=server)
     assert (version_in(host.model), _second(host)) == ("v1", before)
+
+
+def test_what_cannot_be_put_back(training: Training, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the host does not let the old model be put back, that is said beside the server's own words."""
+    replace_symlink = filesystem.replace_symlink
+
+    def once(path: Path, target: str) -> None:
+        if target.endswith("-adopted"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        replace_symlink(path, target)
+
+    monkeypatch.setattr(filesystem, "replace_symlink", once)
+    training.upload("v1")
+    with pytest.raises(PublicationFailed, match=r"second \d+; \S+-v1 is live still, since .*: No space left on device"):
+        bring(training, host, server=host.serve(fails={"v1": 9}))
+    assert version_in(host.model) == "v1"
 
 
 def test_releases_that_cannot_be_published_do_not_pile_up(

@@ -330,6 +330,36 @@ def test_a_publication_in_place_that_fails(
     assert version_in(host.releases.path(host.releases.live())) == "v1"  # type: ignore[arg-type]
 
 
+def test_release_that_is_gone_is_not_restored(host: Host) -> None:
+    """Where the release is gone that an unfinished publication in place has to go back to, no file is touched."""
+    record = host.deliver("v1", "in_place")
+    filesystem.replace_json(host.kept / ".in_place.json", {"live": record.release, "publishing": "another"})
+    filesystem.remove_tree(host.releases.path(record))
+    for _ in range(2):
+        with pytest.raises(Refused, match=f"restoring {record.release} in .*: that release is gone; put it back"):
+            host.recover()
+        assert version_in(host.model) == "v1"
+
+
+def test_release_that_cannot_be_listed_is_not_published_in_place(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of a release that cannot be listed counts as a fault, and not as an empty one."""
+    host.deliver("v1", "in_place")
+    record = host.admit("v2")
+    below = host.releases.path(record) / "below"
+    below.mkdir()
+    scandir = os.scandir
+
+    def fail_below(path: Any = ".") -> Any:
+        if str(path) == str(below):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail_below)
+    with pytest.raises(PublicationFailed, match="Permission denied"):
+        host.publish(record, "in_place")
+    assert version_in(host.model) == "v1"
+
+
 KINDS: dict[str, dict[str, str | None]] = {
     "a file": {"thing": "file"},
     "a folder": {"thing/below/deep": "file", "thing/other": "file"},

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from airflow.sdk import RetryAction
-from airflow.sdk.exceptions import AirflowNotFoundException, AirflowTaskTerminated
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_serving_reload.delivery import filesystem
 from airflow_serving_reload.delivery.errors import (
@@ -387,6 +387,33 @@ def test_state_tells_the_donefile_that_was_dealt_with(workplace):
     assert state.state["live"]["release"] == again["release"]
 
 
+def test_change_is_announced_by_the_try_behind_it(workplace):
+    """Where a task ended behind its publication and before its success, its next try tells of the change, others not.
+
+    Airflow has an event for each outlet of a task that succeeded.
+    """
+    workplace.upload("v1")
+
+    def deliver(state, run_id):
+        task = ReloadModelOperator(
+            task_id="reload", **workplace.remote, **workplace.local, unpacked_filename="trained", model_asset=LIVE
+        )
+        instance = SimpleNamespace(dag_id="dag", run_id=run_id, task_id="reload")
+        return task.execute({**context_with(state), "ti": instance})["changed"], task.outlets
+
+    class Unreachable(AssetState):
+        def set(self, key, value):
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        deliver(Unreachable(), "run 1")
+    assert workplace.live_weights() == "v1"
+    state = AssetState()
+    assert deliver(state, "run 1") == (False, [LIVE])
+    assert state.state["live"]["release"]
+    assert deliver(state, "run 2") == (False, [])
+
+
 def test_asset_is_an_outlet():
     """The asset of the live model is an outlet, so that its state and its events can be written."""
     operator = TouchTimestampOperator(task_id="t", local_path="p", local_model_name="m", model_asset=LIVE)
@@ -433,7 +460,8 @@ def test_killed_task_puts_back_what_worked(workplace, tmp_path):
     try:
         with ThreadPoolExecutor(1) as threads:
             ending = threads.submit(end_it)
-            with pytest.raises(AirflowTaskTerminated, match="before its model was proved"):
+            # which Airflow, unlike its own AirflowTaskTerminated, lets a task try again
+            with pytest.raises(SystemExit, match="before its model was proved"):
                 operator.execute({})
             ending.result()
         operator.on_kill()
@@ -442,6 +470,8 @@ def test_killed_task_puts_back_what_worked(workplace, tmp_path):
     assert workplace.live_weights() == "initial"
     [delivered] = [each for each in Releases(workplace.serving, "model").history() if each.origin == "delivered"]
     assert delivered.confirmed is None
+    assert reload(workplace)["changed"]
+    assert workplace.live_weights() == "v1"
 
 
 def test_unknown_connection(workplace):

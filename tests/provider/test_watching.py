@@ -218,6 +218,34 @@ async def test_connection_is_read_anew_until_it_is_mended(store, monkeypatch):
         assert (await threads.ask(lambda opened: opened.describe("/"))).startswith("http://127.0.0.1:")
 
 
+async def test_connection_that_is_changed_is_noticed(store, tmp_path, monkeypatch):
+    """Where a connection leads elsewhere, its new store is watched, although the old one answers as it did."""
+    monkeypatch.setattr(store_threads, "CONNECTION_SECONDS", INTERVAL)
+    store.put("models/donefile", b"1", mtime=LONG_AGO)
+    async with watching(trigger("donefile")) as events:
+        await until(lambda: events["donefile"])
+        moved = Store(tmp_path / "moved")
+        moved.put("models/donefile", b"2", mtime=LONG_AGO)
+        async with moved.running(monkeypatch, "model_store"):
+            await until(lambda: len(events["donefile"]) == 2)
+            await until(lambda: len(moved.asked) >= 20)
+            asked = len(store.asked)
+            await until(lambda: len(moved.asked) >= 40)
+            assert len(store.asked) == asked
+
+
+async def test_connection_that_cannot_be_read_anew(store, monkeypatch):
+    """Where a connection cannot be read any more, its store is watched on as long as it answers."""
+    monkeypatch.setattr(store_threads, "CONNECTION_SECONDS", 0)
+    with store_threads.threads_for("model_store", "/models") as threads:
+        first = await threads.ask(lambda opened: opened)
+        monkeypatch.delenv("AIRFLOW_CONN_MODEL_STORE")
+        for _ in range(3):
+            assert await threads.ask(lambda opened: opened) is first
+            with pytest.raises(AirflowNotFoundException):
+                await threads._read_connection()
+
+
 async def test_those_who_wait_behind_a_fault(store, monkeypatch):
     """Questions that wait behind one that fails are asked by the connection read anew; where it is gone, they fail."""
     monkeypatch.setattr(store_threads, "SWEEP_SECONDS", DEADLINE_SECONDS)

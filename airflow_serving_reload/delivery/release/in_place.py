@@ -7,9 +7,10 @@ import os
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from airflow_serving_reload.delivery import filesystem
+from airflow_serving_reload.delivery.errors import Refused
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +55,17 @@ class InPlace:
         """Change the folder back if a publication did not come to its end.
 
         :param releases: folder with all releases.
+        :raises Refused: the release is gone that the folder is to hold; nothing in it is touched.
         """
         state = self._read()
         if "publishing" not in state:
             return
         live = state["live"]
+        if live and not (releases / live).is_dir():
+            raise Refused(
+                f"restoring {live} in {self._model} after an unfinished publication: that release is gone; put it back "
+                f"into {releases}, or remove {self._state}, after which what is in the model's place counts as whole"
+            )
         log.warning("restoring %s in %s after an unfinished publication", live or "nothing", self._model)
         if live:
             self._fill(releases / live)
@@ -116,9 +123,16 @@ class InPlace:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Give the paths, relative to the folder, of all files and links in it."""
+    """Give the paths, relative to the folder, of all files and links in it.
+
+    :raises OSError: some of it cannot be listed, which must not count as empty.
+    """
+
+    def fail(error: OSError) -> NoReturn:
+        raise error
+
     return sorted(
         Path(parent, name).relative_to(folder)
-        for parent, folders, files in os.walk(folder)
+        for parent, folders, files in os.walk(folder, onerror=fail)
         for name in [*files, *(name for name in folders if Path(parent, name).is_symlink())]
     )
