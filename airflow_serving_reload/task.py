@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryDecision, RetryRule
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from airflow.sdk.execution_time.context import AssetStateStoreAccessor
 
     from airflow_serving_reload.delivery.donefile import DonefileVersion
+
+Value = TypeVar("Value")
 
 LIVE = "live"
 """Key in the state of a model's asset under which stands what was delivered last."""
@@ -98,6 +100,11 @@ def last_delivered(context: Context, asset: Asset | None) -> DonefileVersion | N
     return donefile_version(live.get("donefile")) if isinstance(live, dict) else None
 
 
+def given(value: Value) -> Value | None:
+    """Give a value; None if it is absent, also where a template has made text of that."""
+    return None if isinstance(value, str) and value in ("", "None") else value
+
+
 def donefile_version(value: Any) -> DonefileVersion | None:
     """Read a donefile version that another task or a template gave.
 
@@ -106,7 +113,7 @@ def donefile_version(value: Any) -> DonefileVersion | None:
     """
     from airflow_serving_reload.delivery.donefile import DonefileVersion
 
-    if value in (None, "", "None"):
+    if given(value) is None:
         return None
     try:
         return DonefileVersion.from_dict(_read(value) if isinstance(value, str) else value)
