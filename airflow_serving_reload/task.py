@@ -116,18 +116,32 @@ def donefile_version(value: Any) -> DonefileVersion | None:
     if given(value) is None:
         return None
     try:
-        return DonefileVersion.from_dict(_read(value) if isinstance(value, str) else value)
-    except (ValueError, TypeError, AttributeError, SyntaxError) as error:
+        return DonefileVersion.from_dict(read_mapping(value))
+    except ValueError as error:
         raise Refused(
             f"reading a donefile version: {value!r} is none; give what DonefileSensor or UploadModelOperator returned"
         ) from error
+
+
+def read_mapping(value: Any) -> Mapping[str, Any]:
+    """Read a mapping that a template may have turned into text, its own or JSON.
+
+    :raises ValueError: it is something else.
+    """
+    try:
+        mapping = _read(value) if isinstance(value, str) else value
+    except (TypeError, SyntaxError) as error:
+        raise ValueError("neither JSON nor the text of a value") from error
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"no mapping, but {type(mapping).__name__}")
+    return mapping
 
 
 def _read(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        return ast.literal_eval(text)
+        return ast.literal_eval(text.strip())
 
 
 def is_true(value: Any) -> bool:
