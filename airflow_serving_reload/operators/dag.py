@@ -65,7 +65,8 @@ def serving_reload_dag(
     :param debug: log at level DEBUG what this package does.
     :param server: asked to confirm the reload.
     :param dag_arguments: passed on to `DAG`. By default a task is tried again for about an hour, ever more slowly, and
-        waits for the one of the run before on its host, but not for other hosts.
+        waits for the one of the run before on its host, but not for other hosts. What `default_args` and `params`
+        hold is added to these defaults and to the param `force`, and takes the place only of what has the same name.
     :return: the Dag.
     :raises TypeError: an option belongs to the connection.
     """
@@ -91,16 +92,22 @@ def serving_reload_dag(
     )
     arguments: dict[str, Any] = {
         "catchup": False,
-        "default_args": {
-            "retries": 10,
-            "retry_delay": timedelta(seconds=10),
-            "retry_exponential_backoff": True,
-            "max_retry_delay": timedelta(minutes=10),
-            "max_active_tis_per_dag": 1,
-        },
-        "params": {"force": Param(False, type="boolean", title="Force", description_md=FORCE)},
         "doc_md": f"Brings `{remote_model_name}` to the server as soon as `{remote_donefile_name}` changes.",
         **dag_arguments,
+        "default_args": _with_defaults(
+            dag_arguments.get("default_args"),
+            {
+                "retries": 10,
+                "retry_delay": timedelta(seconds=10),
+                "retry_exponential_backoff": True,
+                "max_retry_delay": timedelta(minutes=10),
+                "max_active_tis_per_dag": 1,
+            },
+        ),
+        "params": _with_defaults(
+            dag_arguments.get("params"),
+            {"force": Param(False, type="boolean", title="Force", description_md=FORCE)},
+        ),
     }
     with DAG(dag_id, schedule=schedule, **arguments) as dag:
         for host, queue in queues.items() or [("", "")]:
@@ -126,6 +133,11 @@ def serving_reload_dag(
                 **where,
             )
     return dag
+
+
+def _with_defaults(wanted: Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    # only by its items a ParamsDict gives its Params whole; by a name it gives a mere value
+    return {**defaults, **dict((wanted or {}).items())}
 
 
 def _log_more(_context: Context) -> None:
