@@ -58,7 +58,7 @@ def serving_reload_dag(
 
     :param schedule: when to look at the donefile; None to run whenever the triggerer sees it change.
     :param hosts: serving hosts, one task each. A list gives each the queue `serving-<host>`, a mapping names the
-        queue of each; a worker on each host must listen to its queue. None for one task on any worker.
+        queue of each; a worker on each host must listen to its queue. None, and only that, for one task on any worker.
     :param conn_id: connection to the store. It takes the place of the options `type`, `general_host`, `ftp_*`,
         `hadoop_bin`, `fs_name` and `fs_ugi`.
     :param interval: seconds between two looks at the donefile, where no schedule is given.
@@ -68,13 +68,14 @@ def serving_reload_dag(
         waits for the one of the run before on its host, but not for other hosts. What `default_args` and `params`
         hold is added to these defaults and to the param `force`, and takes the place only of what has the same name.
     :return: the Dag.
-    :raises TypeError: an option belongs to the connection.
+    :raises TypeError: an option belongs to the connection, or `hosts` names none.
     """
     if misplaced := sorted(OF_THE_CONNECTION & set(dag_arguments)):
         raise TypeError(
             f"serving_reload_dag {dag_id!r}: {', '.join(misplaced)} belong to the Airflow connection {conn_id!r}; "
             "set them there and leave them out here"
         )
+    queues = _queues(dag_id, hosts)
     if schedule is None:
         from airflow_serving_reload.triggers import donefile_asset
 
@@ -87,9 +88,6 @@ def serving_reload_dag(
                 poke_interval=interval,
             )
         ]
-    queues: Mapping[str, str] = (
-        hosts if isinstance(hosts, Mapping) else {host: f"serving-{host}" for host in hosts or ()}
-    )
     arguments: dict[str, Any] = {
         "catchup": False,
         "doc_md": f"Brings `{remote_model_name}` to the server as soon as `{remote_donefile_name}` changes.",
@@ -133,6 +131,24 @@ def serving_reload_dag(
                 **where,
             )
     return dag
+
+
+def _queues(dag_id: str, hosts: Sequence[str] | Mapping[str, str] | None) -> Mapping[str, str]:
+    """Give the queue of each host; none at all for any worker."""
+    if hosts is None:
+        return {}
+    queues: Mapping[str, str] = {}
+    if isinstance(hosts, Mapping):
+        queues = hosts
+    # a text is a sequence of texts, too
+    elif not isinstance(hosts, str):
+        queues = {host: f"serving-{host}" for host in hosts}
+    if not queues or not all(host and queue for host, queue in queues.items()):
+        raise TypeError(
+            f"serving_reload_dag {dag_id!r}: hosts is {hosts!r}, neither a list of hosts nor a mapping of hosts to "
+            "their queues; name at least one so, or leave it out for one task on any worker"
+        )
+    return queues
 
 
 def _with_defaults(wanted: Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> dict[str, Any]:

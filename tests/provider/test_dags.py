@@ -121,6 +121,13 @@ def test_one_task_for_each_host():
     assert [task.queue for task in mapped.tasks] == ["q1"]
 
 
+@pytest.mark.parametrize("hosts", ["h1", "", [], {}, [""], {"h1": ""}], ids=repr)
+def test_hosts_without_a_host(hosts):
+    """Hosts that are a text, or none at all, or without a name or queue, are refused; only None is any worker."""
+    with pytest.raises(TypeError, match="neither a list of hosts nor a mapping"):
+        serving_reload_dag("e", hosts=hosts, **MONITOR)
+
+
 @pytest.mark.parametrize("kind", [dict, ParamsDict])
 def test_default_args_and_params_are_added(kind):
     """What `default_args` and `params` hold takes the place of the default of that name, and of no other."""
