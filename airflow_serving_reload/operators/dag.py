@@ -69,6 +69,7 @@ def serving_reload_dag(
         hold is added to these defaults and to the param `force`, and takes the place only of what has the same name.
     :return: the Dag.
     :raises TypeError: an option belongs to the connection, or `hosts` names none.
+    :raises Refused: no schedule is given, and connection, folder or name of the donefile is a template.
     """
     if misplaced := sorted(OF_THE_CONNECTION & set(dag_arguments)):
         raise TypeError(

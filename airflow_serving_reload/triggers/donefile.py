@@ -189,7 +189,15 @@ def donefile_asset(
     :param remote_path: folder in the store.
     :param remote_donefile_name: name of the donefile.
     :param poke_interval: seconds between two looks.
+    :raises Refused: connection, folder or name is a template.
     """
+    watched = {"conn_id": conn_id, "remote_path": remote_path, "remote_donefile_name": remote_donefile_name}
+    for argument, value in watched.items():
+        if any(opening in str(value) for opening in ("{{", "{%")):
+            raise Refused(
+                f"making the asset {name!r}: {argument} is {str(value)!r}, but watchers render no templates; spell it "
+                "out, or have a task of a scheduled Dag look at the donefile, which does render them"
+            )
     trigger = DonefileTrigger(
         conn_id=conn_id,
         remote_path=remote_path,

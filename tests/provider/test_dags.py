@@ -13,6 +13,7 @@ from airflow.sdk.definitions._internal.contextmanager import DagContext
 from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import ParamValidationError
 
+from airflow_serving_reload.delivery.errors import Refused
 from airflow_serving_reload.operators import PaddleServer, serving_reload_dag
 
 DAGS = sorted((Path(__file__).parents[2] / "dags").glob("*.py"))
@@ -143,6 +144,15 @@ def test_default_args_and_params_are_added(kind):
     assert made.params.get_param("reason").schema["title"] == "Reason"
     assert made.params.get_param("force").schema["type"] == "boolean"
     assert serving_reload_dag("h", params=kind({"force": True}), **MONITOR).params["force"] is True
+
+
+def test_template_for_a_watcher():
+    """A path that is a template is refused where a watcher would take it literally, and left to a scheduled task."""
+    templated = {**MONITOR, "remote_path": "/models/{{ ds }}"}
+    with pytest.raises(Refused, match="watchers render no templates"):
+        serving_reload_dag("i", **templated)
+    [task] = serving_reload_dag("i", schedule="@daily", **templated).tasks
+    assert task.remote_path == "/models/{{ ds }}"
 
 
 def test_schedule_and_arguments_of_the_dag():

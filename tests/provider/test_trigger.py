@@ -12,6 +12,7 @@ import pytest
 from airflow.sdk import Asset
 from airflow.sdk.execution_time.context import AssetStateStoreAccessors
 
+from airflow_serving_reload.delivery.errors import Refused
 from airflow_serving_reload.triggers import DonefileTrigger, donefile_asset, watermark
 from airflow_serving_reload.triggers.folder import pause_after
 
@@ -224,6 +225,15 @@ async def test_several_assets_without_a_name(workplace, caplog):
             uploaded = workplace.upload(version)["donefile"]
             assert (await next_event())["sha256"] == uploaded["sha256"]
     assert "asset_name" in caplog.text
+
+
+@pytest.mark.parametrize("argument", ["conn_id", "remote_path", "remote_donefile_name"])
+@pytest.mark.parametrize("template", ["a{{ ds }}", "a{% if x %}b{% endif %}"])
+def test_asset_of_a_template(argument, template):
+    """A watcher's connection, folder or name that is a template is refused, by its name."""
+    arguments = {"conn_id": "c", "remote_path": "/r", argument: template}
+    with pytest.raises(Refused, match=f"{argument} is .*, but watchers render no templates"):
+        donefile_asset("a", **arguments)
 
 
 def test_asset_has_its_watcher():
