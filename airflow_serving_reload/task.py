@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryDecision, RetryRule
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from airflow.sdk.execution_time.context import AssetStateStoreAccessor
 
     from airflow_serving_reload.delivery.donefile import DonefileVersion
+
+Value = TypeVar("Value")
 
 LIVE = "live"
 """Key in the state of a model's asset under which stands what was delivered last."""
@@ -98,6 +100,11 @@ def last_delivered(context: Context, asset: Asset | None) -> DonefileVersion | N
     return donefile_version(live.get("donefile")) if isinstance(live, dict) else None
 
 
+def given(value: Value) -> Value | None:
+    """Give a value; None if it is absent, also where a template has made text of that."""
+    return None if isinstance(value, str) and value in ("", "None") else value
+
+
 def donefile_version(value: Any) -> DonefileVersion | None:
     """Read a donefile version that another task or a template gave.
 
@@ -106,21 +113,35 @@ def donefile_version(value: Any) -> DonefileVersion | None:
     """
     from airflow_serving_reload.delivery.donefile import DonefileVersion
 
-    if value in (None, "", "None"):
+    if given(value) is None:
         return None
     try:
-        return DonefileVersion.from_dict(_read(value) if isinstance(value, str) else value)
-    except (ValueError, TypeError, AttributeError, SyntaxError) as error:
+        return DonefileVersion.from_dict(read_mapping(value))
+    except ValueError as error:
         raise Refused(
             f"reading a donefile version: {value!r} is none; give what DonefileSensor or UploadModelOperator returned"
         ) from error
+
+
+def read_mapping(value: Any) -> Mapping[str, Any]:
+    """Read a mapping that a template may have turned into text, its own or JSON.
+
+    :raises ValueError: it is something else.
+    """
+    try:
+        mapping = _read(value) if isinstance(value, str) else value
+    except (TypeError, SyntaxError) as error:
+        raise ValueError("neither JSON nor the text of a value") from error
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"no mapping, but {type(mapping).__name__}")
+    return mapping
 
 
 def _read(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        return ast.literal_eval(text)
+        return ast.literal_eval(text.strip())
 
 
 def is_true(value: Any) -> bool:

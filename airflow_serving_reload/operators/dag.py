@@ -58,22 +58,25 @@ def serving_reload_dag(
 
     :param schedule: when to look at the donefile; None to run whenever the triggerer sees it change.
     :param hosts: serving hosts, one task each. A list gives each the queue `serving-<host>`, a mapping names the
-        queue of each; a worker on each host must listen to its queue. None for one task on any worker.
+        queue of each; a worker on each host must listen to its queue. None, and only that, for one task on any worker.
     :param conn_id: connection to the store. It takes the place of the options `type`, `general_host`, `ftp_*`,
         `hadoop_bin`, `fs_name` and `fs_ugi`.
     :param interval: seconds between two looks at the donefile, where no schedule is given.
     :param debug: log at level DEBUG what this package does.
     :param server: asked to confirm the reload.
     :param dag_arguments: passed on to `DAG`. By default a task is tried again for about an hour, ever more slowly, and
-        waits for the one of the run before on its host, but not for other hosts.
+        waits for the one of the run before on its host, but not for other hosts. What `default_args` and `params`
+        hold is added to these defaults and to the param `force`, and takes the place only of what has the same name.
     :return: the Dag.
-    :raises TypeError: an option belongs to the connection.
+    :raises TypeError: an option belongs to the connection, or `hosts` names none.
+    :raises Refused: no schedule is given, and connection, folder or name of the donefile is a template.
     """
     if misplaced := sorted(OF_THE_CONNECTION & set(dag_arguments)):
         raise TypeError(
             f"serving_reload_dag {dag_id!r}: {', '.join(misplaced)} belong to the Airflow connection {conn_id!r}; "
             "set them there and leave them out here"
         )
+    queues = _queues(dag_id, hosts)
     if schedule is None:
         from airflow_serving_reload.triggers import donefile_asset
 
@@ -86,21 +89,24 @@ def serving_reload_dag(
                 poke_interval=interval,
             )
         ]
-    queues: Mapping[str, str] = (
-        hosts if isinstance(hosts, Mapping) else {host: f"serving-{host}" for host in hosts or ()}
-    )
     arguments: dict[str, Any] = {
         "catchup": False,
-        "default_args": {
-            "retries": 10,
-            "retry_delay": timedelta(seconds=10),
-            "retry_exponential_backoff": True,
-            "max_retry_delay": timedelta(minutes=10),
-            "max_active_tis_per_dag": 1,
-        },
-        "params": {"force": Param(False, type="boolean", title="Force", description_md=FORCE)},
         "doc_md": f"Brings `{remote_model_name}` to the server as soon as `{remote_donefile_name}` changes.",
         **dag_arguments,
+        "default_args": _with_defaults(
+            dag_arguments.get("default_args"),
+            {
+                "retries": 10,
+                "retry_delay": timedelta(seconds=10),
+                "retry_exponential_backoff": True,
+                "max_retry_delay": timedelta(minutes=10),
+                "max_active_tis_per_dag": 1,
+            },
+        ),
+        "params": _with_defaults(
+            dag_arguments.get("params"),
+            {"force": Param(False, type="boolean", title="Force", description_md=FORCE)},
+        ),
     }
     with DAG(dag_id, schedule=schedule, **arguments) as dag:
         for host, queue in queues.items() or [("", "")]:
@@ -126,6 +132,29 @@ def serving_reload_dag(
                 **where,
             )
     return dag
+
+
+def _queues(dag_id: str, hosts: Sequence[str] | Mapping[str, str] | None) -> Mapping[str, str]:
+    """Give the queue of each host; none at all for any worker."""
+    if hosts is None:
+        return {}
+    queues: Mapping[str, str] = {}
+    if isinstance(hosts, Mapping):
+        queues = hosts
+    # a text is a sequence of texts, too
+    elif not isinstance(hosts, str):
+        queues = {host: f"serving-{host}" for host in hosts}
+    if not queues or not all(host and queue for host, queue in queues.items()):
+        raise TypeError(
+            f"serving_reload_dag {dag_id!r}: hosts is {hosts!r}, neither a list of hosts nor a mapping of hosts to "
+            "their queues; name at least one so, or leave it out for one task on any worker"
+        )
+    return queues
+
+
+def _with_defaults(wanted: Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    # only by its items a ParamsDict gives its Params whole; by a name it gives a mere value
+    return {**defaults, **dict((wanted or {}).items())}
 
 
 def _log_more(_context: Context) -> None:

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_serving_reload.operators.base import DeliveryOperator, grouping_stopwatch, unpacking_limits
-from airflow_serving_reload.task import donefile_version, emit_nothing, is_true, remember_live, run_of, with_asset
+from airflow_serving_reload.task import (
+    donefile_version,
+    emit_nothing,
+    given,
+    is_true,
+    remember_live,
+    run_of,
+    with_asset,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset, Context
@@ -126,7 +134,7 @@ class ReloadModelOperator(DeliveryOperator):
                     publish_mode=self.publish_mode,
                     keep_releases=self.keep_releases,
                 ),
-                unpacked_filename=self.unpacked_filename or None,
+                unpacked_filename=given(self.unpacked_filename),
                 temporary=Path(self.local_path, self.local_tmp_path),
                 server=server,
                 force=is_true(self.force),
@@ -204,8 +212,7 @@ class RollbackModelOperator(DeliveryOperator):
         from airflow_serving_reload.connections import open_server
         from airflow_serving_reload.delivery.pipeline import Local, roll_back
 
-        wanted = None if self.release in (None, "", "None") else self.release
         why = "rolled back by " + ("/".join(run_of(context).values()) or f"hand at {datetime.now(UTC).isoformat()}")
         local = Local(Path(self.local_path), self.local_model_name, self.local_timestamp_file)
         with open_server(self.server) as server:
-            return roll_back(local, wanted, server, why, grouping_stopwatch()).to_dict()
+            return roll_back(local, given(self.release), server, why, grouping_stopwatch()).to_dict()

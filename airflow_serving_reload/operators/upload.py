@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_serving_reload.operators.base import DeliveryOperator
+from airflow_serving_reload.task import given
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -75,5 +76,5 @@ class UploadModelOperator(DeliveryOperator):
                 model=self.remote_model_name,
                 donefile=self.remote_donefile_name,
                 donefile_format=self.donefile_format,
-                version=self.version or None,
+                version=given(self.version),
             ).to_dict()

@@ -32,7 +32,7 @@ class DonefileTrigger(BaseEventTrigger):
     As an asset's watcher it begins with the version that the asset's state remembers, and watches already while Airflow
     takes long to tell it. It writes a version there only after its event is safe, so that an event is repeated rather
     than lost when the triggerer dies. As a deferred sensor's trigger it begins with `last_seen`. A store that cannot be
-    reached is tried again, ever more slowly.
+    reached is tried again, ever more slowly. That there is no donefile is told once in the log, until there was one.
 
     Triggers of donefiles in one folder, with one interval, share what the triggerer asks of the store: one listing
     serves all of those of which it proves that they are what they were, and only the others are looked at.
@@ -94,6 +94,7 @@ class DonefileTrigger(BaseEventTrigger):
         evidence = Evidence(self.remote_donefile_name)
         faults = 0
         due = 0.0
+        missing = False
         with (
             self._folder.watched(self.remote_donefile_name),
             threads_for(self.conn_id, self.remote_path) as threads,
@@ -128,6 +129,9 @@ class DonefileTrigger(BaseEventTrigger):
                 faults = 0
                 due = time.monotonic()
                 evidence.looked(seen, glance.listing)
+                if decision is Decision.MISSING and not missing:
+                    self.log.info("watching %s: there is no donefile yet", self._where)
+                missing = decision is Decision.MISSING
                 if decision is Decision.CHANGED and seen is not None and watermark.is_news(seen):
                     yield self._changed(seen)
 
@@ -151,11 +155,14 @@ class DonefileTrigger(BaseEventTrigger):
         return _event(version.to_dict())
 
     def _complain(self, fault: Exception, faults: int) -> None:
-        where = f"{self.conn_id}:{self.remote_path}/{self.remote_donefile_name}"
         if isinstance(fault, DeliveryError):
-            self.log.warning("watching %s, fault %d in a row: %s", where, faults, fault)
+            self.log.warning("watching %s, fault %d in a row: %s", self._where, faults, fault)
         else:
-            self.log.error("watching %s, fault %d in a row", where, faults, exc_info=fault)
+            self.log.error("watching %s, fault %d in a row", self._where, faults, exc_info=fault)
+
+    @property
+    def _where(self) -> str:
+        return f"{self.conn_id}:{self.remote_path}/{self.remote_donefile_name}"
 
     def _state(self) -> AssetStateStoreAccessors | AssetStateStoreAccessor | None:
         if self.asset_state_store is None or self.asset_name is None:
@@ -189,7 +196,15 @@ def donefile_asset(
     :param remote_path: folder in the store.
     :param remote_donefile_name: name of the donefile.
     :param poke_interval: seconds between two looks.
+    :raises Refused: connection, folder or name is a template.
     """
+    watched = {"conn_id": conn_id, "remote_path": remote_path, "remote_donefile_name": remote_donefile_name}
+    for argument, value in watched.items():
+        if any(opening in str(value) for opening in ("{{", "{%")):
+            raise Refused(
+                f"making the asset {name!r}: {argument} is {str(value)!r}, but watchers render no templates; spell it "
+                "out, or have a task of a scheduled Dag look at the donefile, which does render them"
+            )
     trigger = DonefileTrigger(
         conn_id=conn_id,
         remote_path=remote_path,

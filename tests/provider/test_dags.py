@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from airflow.sdk import Asset
+from airflow.sdk import Asset, Param
 from airflow.sdk.definitions._internal.contextmanager import DagContext
+from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import ParamValidationError
 
+from airflow_serving_reload.delivery.errors import Refused
 from airflow_serving_reload.operators import PaddleServer, serving_reload_dag
 
 DAGS = sorted((Path(__file__).parents[2] / "dags").glob("*.py"))
@@ -118,6 +120,39 @@ def test_one_task_for_each_host():
     assert listed.max_active_runs > 1
     mapped = serving_reload_dag("b", hosts={"h1": "q1"}, **MONITOR)
     assert [task.queue for task in mapped.tasks] == ["q1"]
+
+
+@pytest.mark.parametrize("hosts", ["h1", "", [], {}, [""], {"h1": ""}], ids=repr)
+def test_hosts_without_a_host(hosts):
+    """Hosts that are a text, or none at all, or without a name or queue, are refused; only None is any worker."""
+    with pytest.raises(TypeError, match="neither a list of hosts nor a mapping"):
+        serving_reload_dag("e", hosts=hosts, **MONITOR)
+
+
+@pytest.mark.parametrize("kind", [dict, ParamsDict])
+def test_default_args_and_params_are_added(kind):
+    """What `default_args` and `params` hold takes the place of the default of that name, and of no other."""
+    plain = serving_reload_dag("f", default_args=None, params=None, **MONITOR)
+    params = kind({"reason": Param("none", type="string", title="Reason")})
+    made = serving_reload_dag("g", default_args={"retries": 2, "owner": "training"}, params=params, **MONITOR)
+    [before], [task] = plain.tasks, made.tasks
+    assert (before.retries, task.retries, task.owner) == (10, 2, "training")
+    for name in ("retry_delay", "retry_exponential_backoff", "max_retry_delay", "max_active_tis_per_dag"):
+        assert getattr(task, name) == getattr(before, name)
+    assert task.max_active_tis_per_dag == 1
+    assert (set(plain.params), set(made.params)) == ({"force"}, {"force", "reason"})
+    assert made.params.get_param("reason").schema["title"] == "Reason"
+    assert made.params.get_param("force").schema["type"] == "boolean"
+    assert serving_reload_dag("h", params=kind({"force": True}), **MONITOR).params["force"] is True
+
+
+def test_template_for_a_watcher():
+    """A path that is a template is refused where a watcher would take it literally, and left to a scheduled task."""
+    templated = {**MONITOR, "remote_path": "/models/{{ ds }}"}
+    with pytest.raises(Refused, match="watchers render no templates"):
+        serving_reload_dag("i", **templated)
+    [task] = serving_reload_dag("i", schedule="@daily", **templated).tasks
+    assert task.remote_path == "/models/{{ ds }}"
 
 
 def test_schedule_and_arguments_of_the_dag():

@@ -69,6 +69,13 @@ def test_upload_with_an_empty_donefile(workplace):
     assert workplace.live_weights() == "v1"
 
 
+@pytest.mark.parametrize("version", [None, "", "None"])
+def test_upload_without_a_version(workplace, version):
+    """A version that a template made of nothing is absent: the model is called by the time of its upload."""
+    content = workplace.upload("v1", version=version)["donefile"]["content"]
+    assert content["version"] == content["created"]
+
+
 def test_upload_of_what_is_not_there(workplace):
     """A model that does not exist is refused, and no donefile is written."""
     with pytest.raises(Refused, match="no such file or folder"):
@@ -171,16 +178,17 @@ def test_reload_is_idempotent(workplace):
     assert forced["release"] != first["release"]
 
 
-def test_folder_model(workplace):
+@pytest.mark.parametrize("no_archive", [None, "", "None"])
+def test_folder_model(workplace, no_archive):
     """A model that is a folder in the store is uploaded and delivered file by file, without what it lost."""
     folder = {"remote_model_name": "model"}
     (workplace.model / "gone in v2").write_text("x")
     workplace.upload("v1", **folder)
-    reload(workplace, unpacked_filename=None, **folder)
+    reload(workplace, unpacked_filename=no_archive, **folder)
     assert (workplace.serving / "model/gone in v2").exists()
     (workplace.model / "gone in v2").unlink()
     uploaded = workplace.upload("v2", **folder)
-    outcome = reload(workplace, unpacked_filename=None, **folder)
+    outcome = reload(workplace, unpacked_filename=no_archive, **folder)
     assert outcome["sha256"] == uploaded["sha256"]
     assert workplace.live_weights() == "v2"
     assert not (workplace.serving / "model/gone in v2").exists()
@@ -249,12 +257,13 @@ def test_steps_out_of_order(workplace):
             operator.execute({})
 
 
-def test_roll_back(workplace):
+@pytest.mark.parametrize("absent", [None, "", "None"])
+def test_roll_back(workplace, absent):
     """One roll-back returns to the release before, and the one given up is not delivered again by its old donefile."""
     for version in ("v1", "v2"):
         workplace.upload(version)
         reload(workplace)
-    back = RollbackModelOperator(task_id="b", **workplace.local, release="").execute({})
+    back = RollbackModelOperator(task_id="b", **workplace.local, release=absent).execute({})
     assert back["changed"]
     assert workplace.live_weights() == "v1"
     assert not reload(workplace)["changed"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
+from contextlib import nullcontext
 
 import pytest
 from airflow.sdk.exceptions import AirflowSensorTimeout, TaskDeferred
 
 from airflow_serving_reload.delivery.errors import Refused, ReloadRefused
+from airflow_serving_reload.delivery.servers.base import Expected, Look, State
 from airflow_serving_reload.sensors import DonefileSensor, PaddleServer, ReloadConfirmedSensor
 
 from .conftest import LIVE, AssetState, context_with, glog, served
@@ -112,3 +115,67 @@ def test_refused_reload_fails_at_once(tmp_path):
     confirm = ReloadConfirmedSensor(task_id="confirm", server=PaddleServer(log_path=str(log)), since=str(since))
     with pytest.raises(ReloadRefused, match="Failed create model, path: uci"):
         confirm.execute({})
+
+
+class Agreeing:
+    """A server that serves whatever it should, and remembers what that was."""
+
+    expected = None
+
+    def open(self, _connect):
+        """Give itself."""
+        return nullcontext(self)
+
+    def mark_since(self, _seconds):
+        """Note nothing."""
+        return {}
+
+    def look(self, expected, _mark):
+        """Agree."""
+        self.expected = expected
+        return Look(State.SERVED, "it serves it")
+
+
+def confirm(server, **arguments):
+    """Look once, with arguments that are only known when the task runs."""
+    sensor = ReloadConfirmedSensor(task_id="confirm", server=server, release="{{ release }}", timeout=0)
+    sensor.release = arguments.get("release")
+    sensor.since = arguments.get("since")
+    return sensor.execute({})
+
+
+@pytest.mark.parametrize("rendered", [dict, str, json.dumps], ids=["native", "text", "JSON"])
+def test_confirms_what_a_template_tells(rendered):
+    """What `PublishModelOperator` returned names the same release as a dict, as its text and as JSON."""
+    published = {"changed": True, "release": "r-v1", "donefile": {"size": 3, "content": {"version": "v1"}}}
+    server = Agreeing()
+    assert confirm(server, release=rendered(published), since="None") == "it serves it"
+    assert server.expected == Expected("r-v1", None, "v1")
+
+
+@pytest.mark.parametrize("nothing", [None, "", "None"])
+def test_confirms_what_is_not_absent(nothing):
+    """Of release and since one may be absent, also as a template's text; if both are, the task is refused."""
+    server = Agreeing()
+    confirm(server, release=nothing, since="12.5")
+    assert server.expected == Expected(None, 12_500_000_000)
+    confirm(server, release="r-v1", since=nothing)
+    assert server.expected == Expected("r-v1", None)
+    with pytest.raises(Refused, match=r"confirming a reload .* neither release nor since"):
+        confirm(server, release=nothing, since=nothing)
+    with pytest.raises(Refused, match=r"making the task .* neither release nor since"):
+        ReloadConfirmedSensor(task_id="confirm", server=server, release=nothing, since=nothing)
+
+
+@pytest.mark.parametrize("since", ["yesterday", "nan", "inf", ["1"], {}], ids=repr)
+def test_confirms_since_no_number(since):
+    """A time that is no number is refused, since a retry would be given the same."""
+    with pytest.raises(Refused, match=r"since is .*TouchTimestampOperator"):
+        confirm(Agreeing(), release="r-v1", since=since)
+
+
+@pytest.mark.parametrize("release", [{}, {"release": None}, "{'changed': True}", "{r-v1", 7], ids=repr)
+def test_confirms_no_release(release):
+    """What is given for the release and names none is refused, also where the time is known."""
+    with pytest.raises(Refused, match="names none; give what PublishModelOperator returned"):
+        confirm(Agreeing(), release=release, since=1)

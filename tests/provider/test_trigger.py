@@ -11,7 +11,9 @@ from types import SimpleNamespace
 import pytest
 from airflow.sdk import Asset
 from airflow.sdk.execution_time.context import AssetStateStoreAccessors
+from structlog.testing import capture_logs
 
+from airflow_serving_reload.delivery.errors import Refused
 from airflow_serving_reload.triggers import DonefileTrigger, donefile_asset, watermark
 from airflow_serving_reload.triggers.folder import pause_after
 
@@ -102,6 +104,32 @@ async def test_missing_is_not_yet(workplace):
             await next_event(0.2)
         second = workplace.upload("v2")["donefile"]
         assert await next_event() == second
+
+
+@pytest.mark.parametrize("task", [None, SimpleNamespace(task_id="wait")], ids=["watcher", "sensor"])
+async def test_missing_is_told_once(workplace, task):
+    """That there is no donefile is told once, with its place, and again only after there had been one."""
+    trigger = DonefileTrigger(**ARGUMENTS)
+    if task:
+        trigger.task_instance = task
+    with capture_logs() as logged:
+        async with asyncio.timeout(30), running(trigger) as next_event:
+
+            async def told(times):
+                levels = []
+                while len(levels) < times:
+                    with pytest.raises(TimeoutError):
+                        await next_event(0.2)
+                    levels = [line["log_level"] for line in logged if line["event"] == words]
+                return levels
+
+            words = "watching model_store:/models/donefile: there is no donefile yet"
+            assert await told(1) == ["info"]
+            assert await told(1) == ["info"]
+            workplace.upload("v1")
+            await next_event()
+            (workplace.store / "models/donefile").unlink()
+            assert await told(2) == ["info", "info"]
 
 
 async def test_watermark_is_written_only_after_the_event_is_safe(workplace, monkeypatch):
@@ -224,6 +252,15 @@ async def test_several_assets_without_a_name(workplace, caplog):
             uploaded = workplace.upload(version)["donefile"]
             assert (await next_event())["sha256"] == uploaded["sha256"]
     assert "asset_name" in caplog.text
+
+
+@pytest.mark.parametrize("argument", ["conn_id", "remote_path", "remote_donefile_name"])
+@pytest.mark.parametrize("template", ["a{{ ds }}", "a{% if x %}b{% endif %}"])
+def test_asset_of_a_template(argument, template):
+    """A watcher's connection, folder or name that is a template is refused, by its name."""
+    arguments = {"conn_id": "c", "remote_path": "/r", argument: template}
+    with pytest.raises(Refused, match=f"{argument} is .*, but watchers render no templates"):
+        donefile_asset("a", **arguments)
 
 
 def test_asset_has_its_watcher():
