@@ -16,6 +16,6 @@ at a time.
 
 Beside the way: `listing` (what a listing proves about a donefile), `transfer` (what moves up and down), `manifest`
 (what is remembered of files that came, so that they need not come again), `errors` (what can go wrong),
-`requests_faults` (what does over HTTP), `streams` (bytes on their way), `stopwatch` (the seconds of each stage) and
-`filesystem` (what Linux offers and Python does not).
+`requests_faults` (what does over HTTP), `statuses` (which of HTTP's say to try again), `streams` (bytes on their way),
+`stopwatch` (the seconds of each stage) and `filesystem` (what Linux offers and Python does not).
 """
