@@ -16,7 +16,7 @@ from airflow_serving_reload.delivery.stores.fs import FileSystemStore
 from airflow_serving_reload.delivery.streams import Readable
 from airflow_serving_reload.delivery.transfer import Moved
 
-from .models import contents
+from .models import contents, forbid_listing
 
 FILES = {"a": b"1" * 70_000, "b/模 型": b"", "b/B": b"2", "b/a/-x": b"3", "b.c": b"4"}
 
@@ -80,6 +80,19 @@ def test_sending_what_cannot_be_read(model: Path, store: FileSystemStore) -> Non
     (model / "link").symlink_to("nowhere")
     with pytest.raises(Refused, match=r"model/link: No such file"):
         transfer.send_folder(store, "/m", model)
+
+
+def test_sending_what_cannot_be_listed(
+    model: Path, store: FileSystemStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder in the model that cannot be listed is refused by name, and nothing is gone from the store."""
+    transfer.send_folder(store, "/m", model)
+    before = contents(tmp_path / "store")
+    with monkeypatch.context() as patch:
+        forbid_listing(model / "b", patch)
+        with pytest.raises(Refused, match=r"uploading .*model/b: Permission denied; check the model's files"):
+            transfer.send_folder(store, "/m", model)
+    assert contents(tmp_path / "store") == before
 
 
 def test_a_folder_that_is_a_file(store: FileSystemStore, tmp_path: Path) -> None:
