@@ -129,7 +129,7 @@ def saving(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise PublicationFailed(f"saving {target}: {error.strerror}; make room for it") from error
+        raise PublicationFailed(f"saving {target}: {error.strerror}; check space and permissions") from error
 
 
 def receive_folder(store: Store, path: str, memory: Memory, *, look_again: bool = False) -> Moved:

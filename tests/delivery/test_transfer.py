@@ -145,7 +145,7 @@ def test_a_host_that_cannot_save(store: FileSystemStore, tmp_path: Path) -> None
     (tmp_path / "store" / "f").touch()
     here = memory(tmp_path / "host")
     (tmp_path / "host" / "file").touch()
-    with pytest.raises(PublicationFailed, match=r"saving .*/file/f: (Not a directory|File exists); make room"):
+    with pytest.raises(PublicationFailed, match=r"saving .*/file/f: (Not a directory|File exists); check space and"):
         transfer.receive_file(store, "/f", "file/f", here)
 
 
