@@ -182,7 +182,7 @@ def fetch_unpacked(
     :param folder: where to; what is there is gone on with if the model is a folder, and removed if it is an archive.
     :param here: what need not come, or be written, again.
     :param is_promised: whether the digest of all of it is known, by which a mixture of two uploads would be noticed.
-    :return: what came, with the number of unpacked files and their bytes where it was an archive; and the model.
+    :return: what came, which of an archive are its packed bytes and its unpacked files; and the model.
     """
     source = child(path, name)
     if unpacked_filename is None:
