@@ -57,7 +57,10 @@ class ReloadRefused(DeliveryError):
 
 
 class ReloadUnanswered(ReloadRefused):
-    """The server was told to load the release and may still be at it: it must not be told the same again."""
+    """The server was told to load the release and may still be at it.
+
+    It must not be told the same again within one try of the task; the next try does.
+    """
 
 
 PERMANENT: tuple[type[DeliveryError], ...] = (Refused, Corrupt)

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 FETCHES_AT_MOST = 5
 """How often a model is fetched anew because its donefile changed meanwhile, before giving up."""
 
+SETTLES_WITHIN = 300.0
+"""Seconds for which a donefile may be too young to be told from the next one, before giving up."""
+
 
 @dataclass(frozen=True)
 class Remote:
@@ -49,6 +52,7 @@ class Remote:
         """Look at the donefile until a further upload could be told from this one.
 
         :raises NotThereYet: there is none.
+        :raises StoreUnreachable: it is replaced all the time.
         """
         return settled(self.store, child(self.path, self.donefile))
 
@@ -58,8 +62,10 @@ def settled(store: Store, path: str) -> DonefileVersion:
 
     :param path: of the donefile.
     :raises NotThereYet: there is none.
+    :raises StoreUnreachable: it is replaced all the time.
     """
     pause = 0.1
+    began: float | None = None
     while True:
         version = store.donefile(path)
         if version is None:
@@ -69,6 +75,14 @@ def settled(store: Store, path: str) -> DonefileVersion:
             )
         if version.settled:
             return version
+        if began is None:
+            began = time.monotonic()
+            log.info("waiting until %s could be told from the next one: %s", store.describe(path), version)
+        if (waited := time.monotonic() - began) >= SETTLES_WITHIN:
+            raise StoreUnreachable(
+                f"looking at {store.describe(path)}: after {waited:.0f} s it is still too young to be told from the "
+                f'next one ({version}); upload less often, or with donefile_format="json"'
+            )
         time.sleep(pause)
         pause = min(2 * pause, 2.0)
 
@@ -168,7 +182,7 @@ def fetch_unpacked(
     :param folder: where to; what is there is gone on with if the model is a folder, and removed if it is an archive.
     :param here: what need not come, or be written, again.
     :param is_promised: whether the digest of all of it is known, by which a mixture of two uploads would be noticed.
-    :return: what came, with the number of unpacked files and their bytes where it was an archive; and the model.
+    :return: what came, which of an archive are its packed bytes and its unpacked files; and the model.
     """
     source = child(path, name)
     if unpacked_filename is None:

@@ -13,9 +13,6 @@ import urllib3
 
 from airflow_serving_reload.delivery.errors import Refused, StoreUnreachable
 
-BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Statuses by which a server says that the same request may succeed later."""
-
 BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, TimeoutError)
 """Ends of a connection, as against a certificate or a protocol that is no good."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,10 @@ def download(store: Store, path: str, model: str, folder: Path, *, announced: Do
             break
         else:
             raise changed_too_often(source)
-    remove_tree(target)
-    came.rename(target)
-    manifest.discard(arriving)
+    with transfer.saving(target):
+        remove_tree(target)
+        came.rename(target)
+        manifest.discard(arriving)
     _leave(
         target,
         _Origin(
@@ -102,21 +103,29 @@ def _bring(store: Store, source: str, arriving: Path, *, look_again: bool) -> tu
 
 
 def unpack(packed: Path, unpacked_filename: str, limits: archive.Limits = archive.DEFAULT_LIMITS) -> Path:
-    """Unpack a downloaded archive beside it.
+    """Unpack a downloaded archive beside it, under a hidden name until it is whole.
 
     :param unpacked_filename: folder inside the archive that is the model; `.` for its top.
     :return: path of that folder.
-    :raises DeliveryError: it is no archive, or damaged, or holds no such folder.
+    :raises DeliveryError: it is no archive, is damaged or holds no such folder, or the host did not let it.
     """
     if not packed.is_file():
         raise Refused(f"unpacking {packed}: there is no such file on this host; download it first, on the same host")
     folder = packed.with_name(f"{packed.name}.unpacked")
-    remove_tree(folder)
-    folder.mkdir()
-    with packed.open("rb") as file:
-        archive.unpack(file, folder, name=str(packed), limits=limits)
-    model = archive.find_folder(folder, unpacked_filename, packed.name)
-    _leave(model, _origin(packed))
+    unpacking = packed.with_name(f".{packed.name}.unpacking")
+    with transfer.saving(folder), manifest.removing_unless_transient(unpacking):
+        remove_tree(unpacking)
+        unpacking.mkdir()
+        with packed.open("rb") as file:
+            contents = archive.unpack(file, unpacking, name=str(packed), limits=limits)
+        found = archive.find_folder(unpacking, unpacked_filename, packed.name)
+        whole = unpacking.resolve()
+        model = whole.with_name(folder.name) / found.relative_to(whole)
+        sync_filesystem(unpacking)
+        for earlier in (folder, _note_of(model)):
+            remove_tree(earlier)
+        unpacking.rename(folder)
+    _leave(model, replace(_origin(packed), files=contents.files))
     return model
 
 

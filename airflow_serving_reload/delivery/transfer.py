@@ -129,7 +129,7 @@ def saving(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise PublicationFailed(f"saving {target}: {error.strerror}; make room for it") from error
+        raise PublicationFailed(f"saving {target}: {error.strerror}; check space and permissions") from error
 
 
 def receive_folder(store: Store, path: str, memory: Memory, *, look_again: bool = False) -> Moved:
@@ -192,29 +192,42 @@ def send(
 def send_folder(store: Store, path: str, source: Path) -> Moved:
     """Upload a folder, file by file, and remove what an earlier model left there that this one does not have.
 
-    :raises Refused: a file in it cannot be read, or a link leads to a folder.
+    :raises Refused: a file or folder in it cannot be read, or a link leads to a folder.
     """
     moved = {}
     progress = Progress(f"uploading {store.describe(path)}")
-    for parent, folders, files in os.walk(source):
+    for parent, folders, files in os.walk(source, onerror=_refuse):
         folders.sort()
         for local in (Path(parent, name) for name in folders):
             if local.is_symlink():
                 raise Refused(f"uploading {local}: it is a link to a folder; copy the folder itself into the model")
         for local in (Path(parent, name) for name in sorted(files)):
             relative = local.relative_to(source).as_posix()
-            with _opened(local) as file:
+            with opened(local) as file:
                 moved[relative] = send(store, child(path, relative), file, progress=progress)
     for relative in set(store.walk(path)) - set(moved):
         store.remove(child(path, relative))
     return _together(moved.items())
 
 
-def _opened(file: Path) -> BinaryIO:
+def opened(file: Path) -> BinaryIO:
+    """Open a file that is to be uploaded.
+
+    :raises Refused: it cannot be read.
+    """
     try:
         return file.open("rb")
     except OSError as error:
-        raise Refused(f"uploading {file}: {error.strerror}; check the model's files") from error
+        raise unreadable(error) from error
+
+
+def unreadable(error: OSError) -> Refused:
+    """Give the fault of a model that cannot be read to be uploaded."""
+    return Refused(f"uploading {error.filename}: {error.strerror}; check the model's files")
+
+
+def _refuse(error: OSError) -> None:
+    raise unreadable(error) from error
 
 
 def _together(moved: Iterable[tuple[str, Moved]]) -> Moved:

@@ -57,7 +57,7 @@ def upload(
     :param model: name of the model in the store.
     :param donefile: name of the donefile.
     :param version: what training calls the model; None for the time of the upload.
-    :raises Refused: there is no such model on this host, or the store does not allow it.
+    :raises Refused: there is no such model on this host, it cannot be read, or the store does not allow it.
     """
     if donefile_format not in ("json", "empty"):
         raise Refused(f"uploading {source}: donefile_format is {donefile_format!r}; set it to 'json' or 'empty'")
@@ -84,11 +84,15 @@ def upload(
 
 def _send_model(store: Store, path: str, source: Path) -> transfer.Moved:
     if source.is_file():
-        with source.open("rb") as file:
+        with transfer.opened(source) as file:
             return transfer.send(store, path, file, total=source.stat().st_size)
     if not source.is_dir():
         raise Refused(f"uploading {source}: there is no such file or folder on this host; check local_model_path")
-    if next(walk_files(source), None) is None:
+    try:
+        is_empty = next(walk_files(source), None) is None
+    except OSError as error:
+        raise transfer.unreadable(error) from error
+    if is_empty:
         raise Refused(f"uploading {source}: there is no file in it; see whether training has made the model")
     if not archive.is_archive_name(path):
         return transfer.send_folder(store, path, source)

@@ -37,7 +37,7 @@ VARIANTS = {
 }
 """Location to how its server differs from one that offers everything."""
 
-STATUSES = (400, 401, 403, 404, 407, 409, 410, 425, 429, 451, 500, 502, 503, 504)
+STATUSES = (400, 401, 403, 404, 407, 409, 410, 425, 429, 451, 500, 501, 502, 503, 504, 505, 507, 511, 520)
 """Answered by the location `answers`, whatever is asked."""
 
 CONFIGURATION = """

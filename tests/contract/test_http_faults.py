@@ -66,9 +66,14 @@ def answering(server: Answers) -> HttpStore:
         (429, StoreUnreachable, "try again"),
         (451, Refused, "check the connection's host"),
         (500, StoreUnreachable, "try again"),
+        (501, Refused, "as WebDAV does"),
         (502, StoreUnreachable, "try again"),
         (503, StoreUnreachable, "try again"),
         (504, StoreUnreachable, "try again"),
+        (505, Refused, "check the connection's host"),
+        (507, StoreUnreachable, "try again"),
+        (511, Refused, "check the connection's host"),
+        (520, StoreUnreachable, "try again"),
     ],
 )
 def test_status_is_told_apart(nginx: Nginx, status: int, kind: type[DeliveryError], words: str) -> None:
@@ -266,13 +271,14 @@ def test_server_that_goes_down_behind_its_proxy_is_unreachable(before: int) -> N
         store.write(MODEL, io.BytesIO(b"model"))
 
 
-def test_folder_is_spared_by_a_busy_server() -> None:
+@pytest.mark.parametrize("status", ["503 Service Unavailable", "507 Insufficient Storage", "522 Origin Down"])
+def test_folder_is_spared_by_a_busy_server(status: str) -> None:
     """Where a busy server does not tell whether it is a folder, nothing is removed."""
-    busy = answer("503 Service Unavailable", "Content-Length: 0")
+    busy = answer(status, "Content-Length: 0")
     with (
         Answers([busy]).running() as server,
         answering(server) as store,
-        fault(StoreUnreachable, f"removing {store.describe(MODEL)}", "503"),
+        fault(StoreUnreachable, f"removing {store.describe(MODEL)}", status),
     ):
         store.remove(MODEL)
     assert [head.partition(" ")[0] for head in server.asked] == ["HEAD"]

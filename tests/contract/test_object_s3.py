@@ -193,6 +193,7 @@ def test_nobody_in_particular_is_refused(bench: S3Bench, doing: str) -> None:
         ("400 Bad Request", "ExpiredToken", Refused),
         ("412 Precondition Failed", "NobodyKnows", Refused),
         ("507 Insufficient Storage", "NobodyKnows", StoreUnreachable),
+        ("501 Not Implemented", "NotImplemented", Refused),
     ],
 )
 @pytest.mark.parametrize("with_body", [False, True])

@@ -266,9 +266,10 @@ def test_server_of_another_kind_is_refused(status: str, words: Sequence[str], bo
         store.stat(MODEL)
 
 
-def test_fault_tells_when_to_come_again() -> None:
+@pytest.mark.parametrize("status", ["503 Service Unavailable", "520 Unknown"])
+def test_fault_tells_when_to_come_again(status: str) -> None:
     """When a busy server wants to be asked again goes with the fault."""
-    busy = answer("503 Service Unavailable", "Content-Length: 0", "Retry-After: 7")
+    busy = answer(status, "Content-Length: 0", "Retry-After: 7")
     with Answers([busy]).running() as server, open_webhdfs(server.address) as store:
         with pytest.raises(StoreUnreachable) as caught:
             store.stat(MODEL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -9,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from airflow_serving_reload.delivery.fetch import Remote
 from airflow_serving_reload.delivery.pipeline import Local
@@ -51,6 +54,18 @@ def contents(folder: Path) -> dict[str, tuple[Any, ...]]:
         else:
             found[name] = ("file", path.read_bytes(), bool(path.stat().st_mode & 0o100))
     return found
+
+
+def forbid_listing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a folder that cannot be listed, as permissions do to whoever is not root."""
+    scandir, listdir = os.scandir, os.listdir
+
+    def refuse(path: Any) -> None:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "scandir", lambda path=".": refuse(path) or scandir(path))
+    monkeypatch.setattr(os, "listdir", lambda path=".": refuse(path) or listdir(path))
 
 
 def set_time(file: Path, *, ahead_ns: int) -> int:

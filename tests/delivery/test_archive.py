@@ -528,7 +528,7 @@ def test_a_full_disk_is_no_damage(staging: Path, monkeypatch: pytest.MonkeyPatch
 
     packed = tar(file("m/a"))
     monkeypatch.setattr(os, "open", no_space)
-    with pytest.raises(PublicationFailed, match="No space left on device; make room for it"):
+    with pytest.raises(PublicationFailed, match="No space left on device; check space and permissions"):
         unpacked(packed, staging)
 
 

@@ -13,7 +13,7 @@ import pytest
 from airflow_serving_reload.delivery.archive import pack, packing, unpack
 from airflow_serving_reload.delivery.errors import Refused
 
-from .models import contents
+from .models import contents, forbid_listing
 
 MIB = 1 << 20
 ENDINGS = [".tar", ".tar.gz", ".tar.zst", ".zip"]
@@ -124,6 +124,18 @@ def test_a_fault_in_the_middle_of_packing(ending: str, tmp_path: Path) -> None:
         with pytest.raises(Refused, match=r"packing .*m/second: No such file or directory; check the model's files"):
             packed.read()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_folder_that_cannot_be_listed(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder in the model that cannot be listed is refused by name, and not left out."""
+    model = _model(tmp_path / "m", mib=1)
+    forbid_listing(model / "shards", monkeypatch)
+    with (
+        pack(model, f"model{ending}") as packed,
+        pytest.raises(Refused, match=r"packing .*m/shards: Permission denied; check the model's files"),
+    ):
+        packed.read()
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -242,6 +242,29 @@ def test_an_unsettled_donefile(training: Training, host: Host) -> None:
     assert not bring(training, host).changed
 
 
+def test_a_donefile_that_never_settles(
+    training: Training, host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A donefile that is touched all the time is waited for, which is logged, and given up as one to try again."""
+
+    class Store(FileSystemStore):
+        def donefile(self, path: str) -> DonefileVersion | None:
+            second_ns = time.time_ns() // SECOND_NS * SECOND_NS
+            os.utime(training.donefile, ns=(second_ns, second_ns))
+            return super().donefile(path)
+
+    monkeypatch.setattr(fetch, "SETTLES_WITHIN", 0)
+    training.upload("v1", "empty")
+    training.remote = Remote(Store(training.root), "/models", "model.tar.gz", "donefile")
+    with (
+        caplog.at_level("INFO", logger=fetch.__name__),
+        pytest.raises(StoreUnreachable, match=r'donefile: after 0 s it is still too young .*donefile_format="json"'),
+    ):
+        bring(training, host)
+    assert [line for line in caplog.messages if line.startswith(f"waiting until {training.donefile}")]
+    assert version_in(host.model) == "v0"
+
+
 class Meanwhile(FileSystemStore):
     """A store in which something happens while a model is fetched."""
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -651,6 +652,23 @@ def test_a_record_that_cannot_be_written(host: Host, monkeypatch: pytest.MonkeyP
             r"writing the record of .*: No space left on device; check space and permissions",
         )
         host.deliver("v1")
+
+
+def test_a_lock_that_another_process_keeps(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has waited too long for another delivery, or publication, is told so, and not to make room."""
+    monkeypatch.setattr(filesystem, "lock", partial(filesystem.lock, timeout=0))
+    for exclusively, other in (
+        (host.releases.delivering, "another delivery"),
+        (host.releases.publishing, "another publication"),
+    ):
+        with (
+            exclusively(),
+            pytest.raises(PublicationFailed, match=f"waiting for {other} of .*/model: .*held .* for 0 s") as fault,
+            exclusively(),
+        ):
+            pytest.fail("both hold it")
+        assert "end it if it hangs" in str(fault.value)
+        assert "space" not in str(fault.value)
 
 
 def test_a_link_in_the_place_of_the_releases(host: Host) -> None:

@@ -16,7 +16,7 @@ from airflow_serving_reload.delivery.stores.fs import FileSystemStore
 from airflow_serving_reload.delivery.streams import Readable
 from airflow_serving_reload.delivery.transfer import Moved
 
-from .models import contents
+from .models import contents, forbid_listing
 
 FILES = {"a": b"1" * 70_000, "b/模 型": b"", "b/B": b"2", "b/a/-x": b"3", "b.c": b"4"}
 
@@ -82,6 +82,19 @@ def test_sending_what_cannot_be_read(model: Path, store: FileSystemStore) -> Non
         transfer.send_folder(store, "/m", model)
 
 
+def test_sending_what_cannot_be_listed(
+    model: Path, store: FileSystemStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder in the model that cannot be listed is refused by name, and nothing is gone from the store."""
+    transfer.send_folder(store, "/m", model)
+    before = contents(tmp_path / "store")
+    with monkeypatch.context() as patch:
+        forbid_listing(model / "b", patch)
+        with pytest.raises(Refused, match=r"uploading .*model/b: Permission denied; check the model's files"):
+            transfer.send_folder(store, "/m", model)
+    assert contents(tmp_path / "store") == before
+
+
 def test_a_folder_that_is_a_file(store: FileSystemStore, tmp_path: Path) -> None:
     """An archive that is fetched as a folder is refused with the option that is missing."""
     (tmp_path / "store" / "m.tar").touch()
@@ -132,7 +145,7 @@ def test_a_host_that_cannot_save(store: FileSystemStore, tmp_path: Path) -> None
     (tmp_path / "store" / "f").touch()
     here = memory(tmp_path / "host")
     (tmp_path / "host" / "file").touch()
-    with pytest.raises(PublicationFailed, match=r"saving .*/file/f: (Not a directory|File exists); make room"):
+    with pytest.raises(PublicationFailed, match=r"saving .*/file/f: (Not a directory|File exists); check space and"):
         transfer.receive_file(store, "/f", "file/f", here)
 
 

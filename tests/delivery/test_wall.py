@@ -19,7 +19,7 @@ MODULES = sorted(
     for module in pkgutil.walk_packages(airflow_serving_reload.delivery.__path__, prefix=f"{NAME}.")
 )
 
-BESIDE_THE_WAY = {"errors", "filesystem", "requests_faults", "stopwatch", "streams"}
+BESIDE_THE_WAY = {"errors", "filesystem", "requests_faults", "statuses", "stopwatch", "streams"}
 """Modules that belong to no stage: every stage may use them, and they use none."""
 
 JOINING = {"fallback", "fetch", "pipeline", "proof", "steps", "upload"}

@@ -127,6 +127,8 @@ def test_a_redirect(status: str) -> None:
         answer("503 Service Unavailable"),
         answer("502 Bad Gateway"),
         answer("504 Gateway Timeout"),
+        answer("507 Insufficient Storage"),
+        answer("522 Connection Timed Out"),
         answer("429 Too Many Requests"),
     ],
 )
@@ -149,6 +151,22 @@ def test_an_order_that_is_never_answered() -> None:
     ):
         server.ask({})
     assert len(scripted.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ("504 Gateway Timeout", ReloadUnanswered),
+        ("524 A Timeout Occurred", ReloadUnanswered),
+        ("503 Service Unavailable", ReloadRefused),
+        ("520 Unknown", ReloadRefused),
+    ],
+)
+def test_an_order_that_a_proxy_does_not_wait_for(status: str, kind: type[ReloadRefused]) -> None:
+    """Where a proxy's last word is that it waited no longer, the load may go on, so that it is told as unanswered."""
+    with answering(answer(status)) as (server, _), pytest.raises(ReloadRefused, match=f"it answered {status}") as fault:
+        server.ask({})
+    assert type(fault.value) is kind
 
 
 MLSERVER = {"name": "m", "platform": "", "inputs": [], "outputs": [], "parameters": {}}

@@ -76,7 +76,9 @@ def unpack(
     except OSError as error:
         if error.errno is None:  # bz2 and gzip report damage so
             raise Corrupt(f"unpacking {name}: it is damaged ({error}); upload it again") from error
-        raise PublicationFailed(f"unpacking {name} into {folder}: {error.strerror}; make room for it") from error
+        raise PublicationFailed(
+            f"unpacking {name} into {folder}: {error.strerror}; check space and permissions"
+        ) from error
     return Contents(destination.files, destination.total_bytes)
 
 

@@ -24,8 +24,8 @@ class Record:
     :param source: where it was fetched from.
     :param unpacked_filename: the folder inside the archive that it was; None if it was no archive, or nobody knows.
     :param sha256: digest of what was fetched.
-    :param total_bytes: bytes of its files.
-    :param files: number of its files.
+    :param total_bytes: bytes of what was fetched: those of an archive are the packed ones.
+    :param files: number of files in what was fetched: those of an archive are the unpacked ones.
     :param run: what delivered it, for example Dag and run.
     :param published: when it last became the live one.
     :param confirmed: when the server was last proved to serve it.

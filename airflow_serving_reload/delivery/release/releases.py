@@ -92,11 +92,19 @@ class Releases:
                         "made; replace it by the folder that it leads to, or remove it"
                     )
                 self._folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(
-                    filesystem.lock(
-                        self._folder / name, waiting=lambda: log.info("waiting for %s of %s", other, self.model)
+                try:
+                    stack.enter_context(
+                        filesystem.lock(
+                            self._folder / name, waiting=lambda: log.info("waiting for %s of %s", other, self.model)
+                        )
                     )
-                )
+                except TimeoutError as error:
+                    if error.errno is not None:  # the file system's, not the lock's
+                        raise
+                    raise PublicationFailed(
+                        f"waiting for {other} of {self.model}: {error}; what was live still is; see what that process "
+                        "waits for, end it if it hangs, and run this again"
+                    ) from error
             yield
 
     @contextmanager
@@ -380,7 +388,7 @@ class Releases:
     def _publication(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, TimeoutError) as error:
+        except OSError as error:
             raise PublicationFailed(
                 f"{doing}: {error.strerror or error}; what was live still is; "
                 "check space, permissions and the file system"

@@ -26,6 +26,7 @@ from airflow_serving_reload.delivery.servers.base import (
     ServerDescription,
     State,
 )
+from airflow_serving_reload.delivery.statuses import BUSY
 
 if TYPE_CHECKING:
     import requests
@@ -37,17 +38,10 @@ PAUSE = 0.2
 WORDS = 300
 """Characters of an answer that are repeated in a message."""
 LOGIN_REFUSED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED})
-UNAVAILABLE = frozenset(
-    {
-        HTTPStatus.REQUEST_TIMEOUT,
-        HTTPStatus.TOO_EARLY,
-        HTTPStatus.TOO_MANY_REQUESTS,
-        HTTPStatus.BAD_GATEWAY,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        HTTPStatus.GATEWAY_TIMEOUT,
-    }
-)
+UNAVAILABLE = BUSY - {HTTPStatus.INTERNAL_SERVER_ERROR}
 """Statuses of a server, or of a proxy before it, that is not up; 500 is MLServer's word for a load that failed."""
+NOT_WAITED_FOR = frozenset({HTTPStatus.GATEWAY_TIMEOUT, 524})
+"""Statuses of a proxy that has waited no longer for its server: that may be down, or at work; 524 is Cloudflare's."""
 
 
 @dataclass
@@ -117,7 +111,7 @@ class _Reached(ModelServer):
     def ask(self, mark: Mark) -> Mark:
         """Tell it to load what lies in its repository now, and wait until it says how that went.
 
-        :raises ReloadUnanswered: it has not said in time how that went.
+        :raises ReloadUnanswered: it has not said in time how that went, or a proxy before it waited no longer.
         :raises ReloadRefused: it failed to load it, or is out of reach.
         :raises Refused: it does not let itself be told.
         """
@@ -125,6 +119,7 @@ class _Reached(ModelServer):
         doing = f"telling {self} to load it"
         began = time.monotonic()
         while True:
+            may_be_at_it = False
             try:
                 answer = self._request("POST", path, doing, seconds=self._description.load_timeout)
             except _NoAnswerError as error:
@@ -133,7 +128,13 @@ class _Reached(ModelServer):
                 if answer.status_code not in UNAVAILABLE:
                     return mark | self._told_to_load(answer, doing)
                 why = f"{doing}: it answered {_said(answer)}"
+                may_be_at_it = answer.status_code in NOT_WAITED_FOR
             if (waited := time.monotonic() - began) > self._description.ready_timeout:
+                if may_be_at_it:
+                    raise ReloadUnanswered(
+                        f"{why}; it was tried for {waited:.0f} s, and may still be at it; "
+                        "let the proxy before it wait for as long as a load takes"
+                    )
                 raise ReloadRefused(f"{why}; it was tried for {waited:.0f} s")
             log.info("%s; trying again", why)
             time.sleep(PAUSE)

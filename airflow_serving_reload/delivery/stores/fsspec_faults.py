@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from fsspec.exceptions import FSTimeoutError
 
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
+from airflow_serving_reload.delivery.statuses import BUSY
 
 REFUSALS = frozenset(
     {
@@ -27,8 +28,11 @@ REFUSALS = frozenset(
 )
 """Faults that a retry cannot mend."""
 
-REFUSED = frozenset(range(400, 500)) - {408, 409, 425, 429}
-"""Statuses by which a server says that the same request will not succeed later either."""
+REFUSED = frozenset(range(400, 600)) - BUSY - {409}
+"""Statuses by which a server says that the same request will not succeed later either.
+
+409 is not one of them, since S3 says it while another request for the same thing is under way.
+"""
 
 # The clients are no dependencies of this package, so their faults are known by name.
 CLIENTS = frozenset({"adlfs", "aiobotocore", "aiohttp", "asyncssh", "azure", "botocore", "gcsfs", "google", "s3fs"})

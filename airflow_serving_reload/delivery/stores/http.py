@@ -17,7 +17,8 @@ from requests.auth import HTTPBasicAuth
 from requests.structures import CaseInsensitiveDict
 
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
-from airflow_serving_reload.delivery.requests_faults import BUSY, faults_of_requests, without_credentials
+from airflow_serving_reload.delivery.requests_faults import faults_of_requests, without_credentials
+from airflow_serving_reload.delivery.statuses import BUSY
 from airflow_serving_reload.delivery.stores.base import SECOND_NS, Entry, FileFacts, Opened, Store
 from airflow_serving_reload.delivery.stores.http_pages import links_of, rows_of
 from airflow_serving_reload.delivery.stores.requests_answers import Body, expect_whole_heads, http_date, retry_after

@@ -16,7 +16,8 @@ from hdfs import Client, HdfsError, InsecureClient
 from requests.auth import HTTPBasicAuth
 
 from airflow_serving_reload.delivery.errors import Refused, StoreUnreachable
-from airflow_serving_reload.delivery.requests_faults import BUSY, faults_of_requests
+from airflow_serving_reload.delivery.requests_faults import faults_of_requests
+from airflow_serving_reload.delivery.statuses import BUSY
 from airflow_serving_reload.delivery.stores.base import Entry, FileFacts, Opened, Store
 from airflow_serving_reload.delivery.stores.hadoop_faults import fault_of
 from airflow_serving_reload.delivery.stores.requests_answers import Body, expect_whole_heads, retry_after
