@@ -225,7 +225,7 @@ async def test_connection_that_is_changed_is_noticed(store, tmp_path, monkeypatc
     async with watching(trigger("donefile")) as events:
         await until(lambda: events["donefile"])
         moved = Store(tmp_path / "moved")
-        moved.put("models/donefile", b"2", mtime=LONG_AGO)
+        moved.put("models/donefile", b"2", mtime=LONG_AGO + 1)
         async with moved.running(monkeypatch, "model_store"):
             await until(lambda: len(events["donefile"]) == 2)
             await until(lambda: len(moved.asked) >= 20)
