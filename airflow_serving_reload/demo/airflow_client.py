@@ -46,6 +46,7 @@ class TaskInstance:
     queued: datetime | None
     start: datetime | None
     end: datetime | None
+    pid: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,7 @@ class AirflowClient:
                 queued=_time(task["queued_when"]),
                 start=_time(task["start_date"]),
                 end=_time(task["end_date"]),
+                pid=task["pid"],
             )
             for task in self._all(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances", "task_instances")
         ]

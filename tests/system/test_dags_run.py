@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import statistics
 import tarfile
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ from urllib.parse import quote
 import pytest
 
 from airflow_serving_reload.delivery.donefile import DonefileVersion
+from airflow_serving_reload.delivery.release import Releases
 from airflow_serving_reload.delivery.upload import DonefileFormat, Uploaded
 from airflow_serving_reload.demo.airflow_client import AirflowError, TaskInstance
 from airflow_serving_reload.demo.host import Answer, Reader
@@ -485,6 +488,28 @@ def test_fault_moves_nothing(system: System, reader: Reader, tmp_path: Path, nam
     assert len(reader.first_seen) == 1, "the same model answers since the test began"
     assert list(system.host.serving_path.rglob("escaped")) == []
     assert list((system.host.serving_path / "_serving_monitor_tmp").glob("*.staging-*")) == []
+
+
+def test_delivery_that_is_told_to_end_is_tried_again(system: System, reader: Reader) -> None:
+    """A delivery that is told to end, as by a worker that is shut down, is tried again by its retries."""
+    model = system.other_models(reader.last)[0]
+    system.upload(model.path, "/models/interrupted")
+    releases = Releases(system.host.model.parent, system.host.model.name)
+
+    def task() -> TaskInstance:
+        return task_of(system, "reload_anything", run_id, "reload_model")
+
+    with releases.delivering():
+        run_id = system.client.trigger("reload_anything", {"remote_path": "/models/interrupted"})
+        wait_until(lambda: task().state == "running", "a task that delivers")
+        waiting = "waiting for another delivery"
+        wait_until(lambda: waiting in log_of(system, "reload_anything", run_id, "reload_model"), waiting)
+        pid = task().pid
+        assert pid is not None
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: task().try_number == 2 and task().state == "running", "another try")
+    assert system.wait_for_end("reload_anything", run_id).state == "success"
+    system.wait_for_answer(reader, model)
 
 
 def message_of(log: str) -> str:
