@@ -522,9 +522,13 @@ def test_staging_that_cannot_be_removed(host: Host, monkeypatch: pytest.MonkeyPa
     def busy(path: Path) -> None:
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
 
-    with pytest.raises(KeyError), host.releases.delivering(), host.releases.staging(host.temporary):
-        monkeypatch.setattr(filesystem, "remove_tree", busy)
-        raise KeyError
+    def fail() -> None:
+        with host.releases.delivering(), host.releases.staging(host.temporary):
+            monkeypatch.setattr(filesystem, "remove_tree", busy)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     monkeypatch.undo()
     with host.releases.delivering(), host.releases.staging(host.temporary) as staging:
         record = host.releases.admit(write_model(staging / "m", "v1"))
