@@ -516,6 +516,29 @@ def test_killed_at_any_instant(case: str, memory_path: Path) -> None:
     assert found == "new"
 
 
+def test_staging_that_cannot_be_removed(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that cannot be removed hides no fault, keeps no release from being taken in, and goes with the next."""
+
+    def busy(path: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+
+    def fail() -> None:
+        with host.releases.delivering(), host.releases.staging(host.temporary):
+            monkeypatch.setattr(filesystem, "remove_tree", busy)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    monkeypatch.undo()
+    with host.releases.delivering(), host.releases.staging(host.temporary) as staging:
+        record = host.releases.admit(write_model(staging / "m", "v1"))
+        monkeypatch.setattr(filesystem, "remove_tree", busy)
+    monkeypatch.undo()
+    assert host.releases.history() == [record]
+    host.admit("v2")
+    assert list(host.temporary.iterdir()) == []
+
+
 def test_what_a_killed_delivery_left_in_staging(host: Host) -> None:
     """What an earlier delivery left unfinished is removed by the next one, and by nobody else's."""
     other = Host(host.folder / "elsewhere")

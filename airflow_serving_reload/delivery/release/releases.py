@@ -138,10 +138,10 @@ class Releases:
             yield folder
         except BaseException as fault:
             if not (going_on and is_transient(fault)):
-                filesystem.remove_tree(folder)
+                _discard(folder)
             raise
         else:
-            filesystem.remove_tree(folder)
+            _discard(folder)
 
     def admit(self, staged: Path, *, version: object = None, manifest: Path | None = None, **facts: Any) -> Record:
         """Take a complete model in as a release; it is not live yet. Hold `delivering`, but not `publishing`.
@@ -393,6 +393,14 @@ class Releases:
                 f"{doing}: {error.strerror or error}; what was live still is; "
                 "check space, permissions and the file system"
             ) from error
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder that is in nobody's way if it stays: the next delivery removes it, or says why it cannot."""
+    try:
+        filesystem.remove_tree(folder)
+    except OSError as error:
+        log.warning("%s could not be removed: %s", folder, error)
 
 
 def models_in(local_path: Path) -> list[str]:

@@ -21,6 +21,9 @@ from airflow_serving_reload.delivery.streams import Readable
 log = logging.getLogger(__name__)
 
 SECOND_NS = 1_000_000_000
+MILLISECOND_NS = 1_000_000
+TICK_NS = 10 * MILLISECOND_NS
+"""Linux stamps files with a clock that moves in steps of up to this, however fine the times are that a store tells."""
 
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.part", re.DOTALL)
 """Temporary names of uploads."""

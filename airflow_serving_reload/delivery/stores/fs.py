@@ -11,11 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from airflow_serving_reload.delivery.errors import NotThereYet, Refused, StoreUnreachable
-from airflow_serving_reload.delivery.stores.base import SECOND_NS, Entry, FileFacts, Opened, Store
+from airflow_serving_reload.delivery.stores.base import SECOND_NS, TICK_NS, Entry, FileFacts, Opened, Store
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
-
-KERNEL_TICK_NS = 10_000_000
-"""Linux stamps files with a clock that moves once a timer tick, at most this many nanoseconds apart."""
 
 REFUSALS = frozenset(
     {
@@ -79,7 +76,7 @@ class FileSystemStore(Store):
         return FileFacts(
             size=status.st_size,
             mtime_ns=status.st_mtime_ns,
-            resolution_ns=SECOND_NS if whole_seconds else KERNEL_TICK_NS,
+            resolution_ns=SECOND_NS if whole_seconds else TICK_NS,
         )
 
     def _stat(self, path: str) -> FileFacts:

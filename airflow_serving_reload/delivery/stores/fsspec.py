@@ -16,14 +16,11 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from airflow_serving_reload.delivery.errors import Refused, StoreUnreachable
-from airflow_serving_reload.delivery.stores.base import SECOND_NS, Entry, FileFacts, Opened, Store
+from airflow_serving_reload.delivery.stores.base import SECOND_NS, TICK_NS, Entry, FileFacts, Opened, Store
 from airflow_serving_reload.delivery.stores.fsspec_faults import fault_of
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
 
 log = logging.getLogger(__name__)
-
-FINEST_NS = 10_000_000
-"""Clocks that stamp files move in steps of up to this."""
 
 PART = 32 << 20
 """Bytes of an object uploaded at a time; S3 takes up to ten thousand such parts, 312 GiB."""
@@ -137,7 +134,7 @@ class FsspecStore(Store):
         return FileFacts(
             size=info["size"],
             mtime_ns=mtime_ns,
-            resolution_ns=SECOND_NS if mtime_ns is None or mtime_ns % SECOND_NS == 0 else FINEST_NS,
+            resolution_ns=SECOND_NS if mtime_ns is None or mtime_ns % SECOND_NS == 0 else TICK_NS,
             etag=_tag(info),
             observed_ns=observed_ns,
         )

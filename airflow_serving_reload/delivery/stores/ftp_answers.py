@@ -9,14 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from airflow_serving_reload.delivery.stores.base import SECOND_NS, FileFacts
+from airflow_serving_reload.delivery.stores.base import SECOND_NS, TICK_NS, FileFacts
 
 MINUTE_NS = 60 * SECOND_NS
 QUARTER_HOUR_NS = 15 * MINUTE_NS
 DAY_NS = 24 * 60 * MINUTE_NS
-
-FINEST_NS = 10_000_000
-"""Servers take times from file systems, whose clocks move in steps of up to this."""
 
 
 class UnknownForm(Exception):
@@ -62,7 +59,7 @@ def _moment(told: str) -> tuple[int, int] | None:
     digits = parts[2] or ""
     fraction = int(digits.ljust(9, "0"))
     # a fraction of nothing but zeros may well be all that the server ever tells
-    resolution_ns = max(10 ** (9 - len(digits)), FINEST_NS) if fraction else SECOND_NS
+    resolution_ns = max(10 ** (9 - len(digits)), TICK_NS) if fraction else SECOND_NS
     return int(moment.timestamp()) * SECOND_NS + fraction, resolution_ns
 
 

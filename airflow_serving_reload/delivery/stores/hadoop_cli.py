@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from airflow_serving_reload.delivery.donefile import SMALL
 from airflow_serving_reload.delivery.errors import DeliveryError, NotThereYet, Refused, StoreUnreachable
-from airflow_serving_reload.delivery.stores.base import SECOND_NS, Entry, FileFacts, Opened, Store
+from airflow_serving_reload.delivery.stores.base import MILLISECOND_NS, SECOND_NS, Entry, FileFacts, Opened, Store
 from airflow_serving_reload.delivery.stores.hadoop_client import (
     ClientBroken,
     ClientFailed,
@@ -22,8 +22,6 @@ from airflow_serving_reload.delivery.stores.hadoop_client import (
     Running,
 )
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
-
-MILLISECOND_NS = 1_000_000
 
 FACTS = "%F|%b|%Y|%X"
 """What to ask of a file: kind, length, and the times of its writing and reading, in milliseconds.

@@ -17,12 +17,10 @@ from xml.etree import ElementTree as ET
 from hdfs_native import AsyncClient, FileStatus, WriteOptions
 
 from airflow_serving_reload.delivery.errors import DeliveryError, Refused, StoreUnreachable
-from airflow_serving_reload.delivery.stores.base import Entry, FileFacts, Opened, Store
+from airflow_serving_reload.delivery.stores.base import MILLISECOND_NS, Entry, FileFacts, Opened, Store
 from airflow_serving_reload.delivery.stores.hadoop_faults import fault_of
 from airflow_serving_reload.delivery.stores.hdfs_loop import HdfsLoop
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
-
-MILLISECOND_NS = 1_000_000
 
 NO_RETRIES = {"dfs.client.failover.max.attempts": "0"}
 """What keeps the library from trying again for minutes, and from its fault of breaking down when it pauses to do so."""

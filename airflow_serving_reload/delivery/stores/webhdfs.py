@@ -18,12 +18,10 @@ from requests.auth import HTTPBasicAuth
 from airflow_serving_reload.delivery.errors import Refused, StoreUnreachable
 from airflow_serving_reload.delivery.requests_faults import faults_of_requests
 from airflow_serving_reload.delivery.statuses import BUSY
-from airflow_serving_reload.delivery.stores.base import Entry, FileFacts, Opened, Store
+from airflow_serving_reload.delivery.stores.base import MILLISECOND_NS, Entry, FileFacts, Opened, Store
 from airflow_serving_reload.delivery.stores.hadoop_faults import fault_of
 from airflow_serving_reload.delivery.stores.requests_answers import Body, expect_whole_heads, retry_after
 from airflow_serving_reload.delivery.streams import CHUNK, Readable
-
-MILLISECOND_NS = 1_000_000
 
 ANOTHER_KIND = "this is not how WebHDFS answers: check the connection's host, port and schema"
 
