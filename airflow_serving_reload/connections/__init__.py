@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Self, cast, overload
 
@@ -40,7 +40,7 @@ class StoreOpener:
     :param remote_path: folder in the store.
     """
 
-    connection: Connection
+    connection: Connection = field(repr=False)
     remote_path: str
 
     @classmethod

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -184,6 +184,14 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def fail(error: OSError) -> NoReturn:
+    """Have `os.walk` fail at a folder that cannot be listed, which by itself it takes for an empty one.
+
+    :raises OSError: always.
+    """
+    raise error
 
 
 def walk_files(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import IO, BinaryIO, NoReturn, cast
+from typing import IO, BinaryIO, cast
 
 from isal import igzip_threaded
 
 from airflow_serving_reload.delivery.errors import Refused
+from airflow_serving_reload.delivery.filesystem import fail
 from airflow_serving_reload.delivery.streams import CHUNK, Readable, pull_from
 
 if sys.version_info >= (3, 14):
@@ -137,15 +138,10 @@ def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def _zip(folder: Path, target: BinaryIO) -> None:
     paths = [folder]
-    for parent, folders, files in os.walk(folder, onerror=_fail):
+    for parent, folders, files in os.walk(folder, onerror=fail):
         paths += (Path(parent, name) for name in (*folders, *files))
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
         for path in sorted(paths):
             if path.is_symlink() and path.is_dir():
                 raise Refused(f"packing {folder}: {path} is a link to a folder, which zip cannot hold; pack it as tar")
             archive.write(path, Path(folder.name, path.relative_to(folder)))
-
-
-def _fail(error: OSError) -> NoReturn:
-    # a folder that cannot be listed would be left out without a word
-    raise error

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from airflow_serving_reload.delivery import filesystem
 from airflow_serving_reload.delivery.errors import Refused
@@ -127,12 +127,8 @@ def _files(folder: Path) -> list[Path]:
 
     :raises OSError: some of it cannot be listed, which must not count as empty.
     """
-
-    def fail(error: OSError) -> NoReturn:
-        raise error
-
     return sorted(
         Path(parent, name).relative_to(folder)
-        for parent, folders, files in os.walk(folder, onerror=fail)
+        for parent, folders, files in os.walk(folder, onerror=filesystem.fail)
         for name in [*files, *(name for name in folders if Path(parent, name).is_symlink())]
     )
